@@ -1,0 +1,1 @@
+//! Holds convolution kernels to account.

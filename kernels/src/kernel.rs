@@ -1,0 +1,334 @@
+//! The interface: a [`Kernel`] makes a [`Plan`], a plan runs.
+
+use std::fmt;
+
+use crate::buffer::{self, LINE};
+use crate::error::{ConvError, Unavailable, Unsupported};
+use crate::simd::Isa;
+use crate::spec::ConvSpec;
+use crate::workspace::Workspace;
+
+/// One way to compute a convolution. Get one by its id from [`kernel`](crate::kernel), or all of
+/// them from [`kernels`](crate::kernels).
+pub trait Kernel: Send + Sync + fmt::Debug {
+    /// The id, `algorithm[-variant][/isa]`.
+    fn id(&self) -> &str;
+
+    /// The algorithm and its variant: the id without its instruction set.
+    fn algorithm(&self) -> &str;
+
+    /// The instruction set that the id names, if it names one.
+    fn isa(&self) -> Option<Isa>;
+
+    /// Whether the kernel can run on this machine.
+    ///
+    /// # Errors
+    /// The reason why not.
+    fn availability(&self) -> Result<(), Unavailable>;
+
+    /// Whether the kernel's method covers a convolution. Says nothing about the machine.
+    ///
+    /// # Errors
+    /// What it does not support.
+    fn supports(&self, spec: &ConvSpec) -> Result<(), Unsupported>;
+
+    /// Prepares a convolution: packs the weights (`OIHW`, `spec.weights_len()` f32s) into the form
+    /// that the kernel reads and settles blocking and threads. Costs a pass or a few over the
+    /// weights; the plan may then be run any number of times, from several threads at once.
+    ///
+    /// # Errors
+    /// When the kernel is not available here or does not support the convolution, the weights have
+    /// the wrong length, an option makes no sense, or memory for the packed weights cannot be had.
+    fn plan(
+        &self,
+        spec: &ConvSpec,
+        weights: &[f32],
+        options: &PlanOptions,
+    ) -> Result<Box<dyn Plan>, ConvError>;
+}
+
+/// A convolution that is ready to run: it owns its packed weights, and it is the proof that this
+/// machine can run it.
+pub trait Plan: Send + Sync + fmt::Debug {
+    /// The convolution.
+    fn spec(&self) -> &ConvSpec;
+
+    /// The id of the kernel that runs, with its instruction set: `auto` and `direct` become
+    /// something like `direct/avx512`.
+    fn kernel_id(&self) -> &str;
+
+    /// The bound that the kernel promises for its rounding errors.
+    fn error_model(&self) -> ErrorModel;
+
+    /// Threads that a run uses at most.
+    fn threads(&self) -> usize;
+
+    /// f32s of scratch memory that a run needs.
+    fn workspace_len(&self) -> usize;
+
+    /// Bytes of packed weights that the plan holds.
+    fn packed_bytes(&self) -> usize;
+
+    /// Computes `output = activation(convolution(input) + bias [+ output])`.
+    ///
+    /// `input` and `output` are in the layout of the [`spec`](Self::spec), `bias` has one value for
+    /// each output channel. Without [`PlanOptions::accumulate`] the previous output is not read.
+    /// Allocates nothing, except that an owned workspace which is too small grows.
+    ///
+    /// # Errors
+    /// When a buffer has the wrong length or a borrowed workspace is too small; the output is then
+    /// untouched.
+    fn run(
+        &self,
+        input: &[f32],
+        bias: Option<&[f32]>,
+        output: &mut [f32],
+        workspace: &mut Workspace<'_>,
+    ) -> Result<(), ConvError>;
+
+    /// A workspace of full size for this plan. (If memory cannot be had it is empty, and `run`
+    /// reports that.)
+    fn workspace(&self) -> Workspace<'static> {
+        let mut workspace = Workspace::default();
+        // A failure shows again, as an error, when the workspace is used.
+        let _ = workspace.reserve(self.workspace_len());
+        workspace
+    }
+}
+
+/// What is applied to each output element after bias and sum. NaN passes through.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Activation {
+    /// max(0, x).
+    Relu,
+    /// x limited to `min..=max` (ReLU6 is 0 to 6).
+    Clamp {
+        /// The lower limit.
+        min: f32,
+        /// The upper limit, no lower than `min`.
+        max: f32,
+    },
+}
+
+impl Activation {
+    /// Lower and upper limit.
+    pub(crate) fn limits(self) -> (f32, f32) {
+        match self {
+            Activation::Relu => (0.0, f32::INFINITY),
+            Activation::Clamp { min, max } => (min, max),
+        }
+    }
+
+    /// The activation of one value.
+    pub fn apply(self, x: f32) -> f32 {
+        let (min, max) = self.limits();
+        if x < min {
+            min
+        } else if x > max {
+            max
+        } else {
+            x
+        }
+    }
+}
+
+/// Which algorithms may be chosen, by their rounding errors.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum Accuracy {
+    /// Only algorithms that sum the products of the definition.
+    Strict,
+    /// Also Winograd with an error about twice that of summing: F(2×2,3×3) and F(4×4,3×3).
+    #[default]
+    Standard,
+}
+
+/// How to prepare a convolution. Write `PlanOptions { threads: 4, ..Default::default() }`.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct PlanOptions {
+    /// Threads that a run may use; 1 never touches rayon, more uses the pool that the run is called
+    /// in (the global one if none). Small convolutions use fewer. Results do not depend on it, not
+    /// in a single bit.
+    pub threads: usize,
+    /// Applied to each output element last.
+    pub activation: Option<Activation>,
+    /// Add the convolution to what the output holds (a residual sum), before the activation.
+    pub accumulate: bool,
+    /// Which algorithms `auto` and `winograd` may choose.
+    pub accuracy: Accuracy,
+}
+
+impl Default for PlanOptions {
+    fn default() -> Self {
+        PlanOptions { threads: 1, activation: None, accumulate: false, accuracy: Accuracy::Standard }
+    }
+}
+
+impl PlanOptions {
+    fn check(&self) -> Result<(), ConvError> {
+        let error = |option, value: String, expected| Err(ConvError::Option { option, value, expected });
+        if self.threads == 0 {
+            return error("threads", "0".to_owned(), "at least 1");
+        }
+        if self.threads > 1 && cfg!(not(feature = "rayon")) {
+            return error("threads", self.threads.to_string(), "1 in a build without the feature `rayon`");
+        }
+        if let Some(Activation::Clamp { min, max }) = self.activation
+            && !matches!(min.partial_cmp(&max), Some(std::cmp::Ordering::Less | std::cmp::Ordering::Equal))
+        {
+            return error("activation", format!("clamp to {min}..={max}"), "a range with min <= max");
+        }
+        Ok(())
+    }
+
+    /// Limits of the activation; infinite ones when there is none.
+    pub(crate) fn limits(&self) -> (f32, f32) {
+        self.activation.map_or((f32::NEG_INFINITY, f32::INFINITY), Activation::limits)
+    }
+}
+
+/// The bound that a kernel promises for its rounding errors, with u = 2⁻²⁴ and y the exact result
+/// before the activation.
+#[derive(Clone, Copy, Debug, PartialEq)]
+#[non_exhaustive]
+pub enum ErrorModel {
+    /// The products of the definition are summed, each exactly once, in some order:
+    /// |ŷ − y| ≤ `k`·u·(Σ|w||x| + |bias| + |previous output|), and integer data whose sums stay below
+    /// 2²⁴ give the exact result.
+    ///
+    /// `k` is the number of roundings that one term can go through: one for its product, one for
+    /// each of the additions (terms of the sum, bias, previous output).
+    Sum {
+        /// The factor k.
+        k: f64,
+    },
+    /// Winograd's F(m×m, r×r): |ŷ − y| ≤ `k`·u·(Σ over channels of |Aᵀ|(|G g Gᵀ| ⊙ (|Bᵀ||d||B|))|A|
+    /// + |bias| + |previous output|), with `transform`'s matrices and the tile's own input d.
+    Winograd {
+        /// The factor k.
+        k: f64,
+        /// The matrices.
+        transform: &'static WinogradTransform,
+    },
+}
+
+/// The matrices of a Winograd algorithm F(m×m, r×r) with tiles of (m+r−1)×(m+r−1): the output tile
+/// is Aᵀ[(G g Gᵀ) ⊙ (Bᵀ d B)]A.
+#[derive(Debug, PartialEq)]
+pub struct WinogradTransform {
+    /// Output rows and columns of a tile, m.
+    pub output: usize,
+    /// Kernel size, r.
+    pub kernel: usize,
+    /// Aᵀ, m rows of m+r−1.
+    pub at: &'static [&'static [f64]],
+    /// G, m+r−1 rows of r.
+    pub g: &'static [&'static [f64]],
+    /// Bᵀ, m+r−1 rows of m+r−1.
+    pub bt: &'static [&'static [f64]],
+}
+
+impl ErrorModel {
+    /// The model of any kernel that sums the definition's products.
+    pub(crate) fn sum(spec: &ConvSpec) -> Self {
+        let terms = spec.group_in_channels() * spec.kernel()[0] * spec.kernel()[1];
+        // One rounding of the product (where multiply and add are not fused), at most `terms`
+        // additions (an accumulator starts at 0, partial sums are added to each other), one for the
+        // bias, one for the previous output.
+        ErrorModel::Sum { k: terms as f64 + 3.0 }
+    }
+}
+
+/// Buffers of one run, of the right lengths.
+#[derive(Debug)]
+pub(crate) struct Io<'a> {
+    pub(crate) input: &'a [f32],
+    pub(crate) bias: Option<&'a [f32]>,
+    pub(crate) output: &'a mut [f32],
+}
+
+/// What an algorithm makes of a convolution; [`Prepared`] is the plan around it.
+pub(crate) trait Body: Send + Sync + fmt::Debug {
+    /// f32s of scratch memory; it comes aligned to a cache line, with any contents.
+    fn scratch_len(&self) -> usize;
+    /// Bytes of packed weights.
+    fn packed_bytes(&self) -> usize;
+    /// Threads that a run uses.
+    fn threads(&self) -> usize;
+    /// The bound that is promised.
+    fn error_model(&self) -> ErrorModel;
+    /// Runs; buffers and scratch have been checked.
+    fn run(&self, io: Io<'_>, scratch: &mut [f32]);
+}
+
+/// A plan: an algorithm's body behind the checks that are the same for all.
+#[derive(Debug)]
+pub(crate) struct Prepared {
+    spec: ConvSpec,
+    kernel_id: String,
+    body: Box<dyn Body>,
+}
+
+impl Prepared {
+    pub(crate) fn new(spec: &ConvSpec, kernel_id: String, body: Box<dyn Body>) -> Self {
+        Prepared { spec: *spec, kernel_id, body }
+    }
+}
+
+impl Plan for Prepared {
+    fn spec(&self) -> &ConvSpec {
+        &self.spec
+    }
+
+    fn kernel_id(&self) -> &str {
+        &self.kernel_id
+    }
+
+    fn error_model(&self) -> ErrorModel {
+        self.body.error_model()
+    }
+
+    fn threads(&self) -> usize {
+        self.body.threads()
+    }
+
+    fn workspace_len(&self) -> usize {
+        match self.body.scratch_len() {
+            0 => 0,
+            // Room to start on a cache line wherever the memory begins.
+            len => len + LINE - 1,
+        }
+    }
+
+    fn packed_bytes(&self) -> usize {
+        self.body.packed_bytes()
+    }
+
+    fn run(
+        &self,
+        input: &[f32],
+        bias: Option<&[f32]>,
+        output: &mut [f32],
+        workspace: &mut Workspace<'_>,
+    ) -> Result<(), ConvError> {
+        check_len("input", input.len(), self.spec.input_len())?;
+        check_len("output", output.len(), self.spec.output_len())?;
+        if let Some(bias) = bias {
+            check_len("bias", bias.len(), self.spec.out_channels())?;
+        }
+        let needed = self.workspace_len();
+        let scratch = buffer::align(workspace.reserve(needed)?, self.body.scratch_len())
+            .ok_or(ConvError::WorkspaceTooSmall { actual: 0, needed })?;
+        self.body.run(Io { input, bias, output }, scratch);
+        Ok(())
+    }
+}
+
+/// The checks of every `plan`, before any work.
+pub(crate) fn check_plan(spec: &ConvSpec, weights: &[f32], options: &PlanOptions) -> Result<(), ConvError> {
+    options.check()?;
+    check_len("weights", weights.len(), spec.weights_len())
+}
+
+fn check_len(buffer: &'static str, actual: usize, expected: usize) -> Result<(), ConvError> {
+    if actual == expected { Ok(()) } else { Err(ConvError::BufferLength { buffer, actual, expected }) }
+}

@@ -1,0 +1,21 @@
+//! Interchangeable 2D convolution kernels.
+#![warn(unsafe_op_in_unsafe_fn)]
+
+mod auto;
+mod buffer;
+mod error;
+mod kernel;
+mod naive;
+mod parallel;
+mod registry;
+mod simd;
+mod spec;
+mod workspace;
+
+pub use auto::{Choice, explain};
+pub use error::{ConvError, SpecError, Unavailable, Unsupported};
+pub use kernel::{Accuracy, Activation, ErrorModel, Kernel, Plan, PlanOptions, WinogradTransform};
+pub use registry::{kernel, kernels};
+pub use simd::Isa;
+pub use spec::{ConvSpec, ConvSpecBuilder, Layout, Padding};
+pub use workspace::Workspace;

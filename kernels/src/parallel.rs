@@ -1,0 +1,112 @@
+//! Work over several threads, split so that results cannot depend on how.
+//!
+//! Every output element is computed by one task, in an order of operations that the split does not
+//! touch; so results are bit-identical for any number of threads.
+
+use std::ops::Range;
+
+use crate::spec::ConvSpec;
+
+/// Work for a thread that is worth waking it: about 50 µs on one core.
+const MACS_WORTH_A_THREAD: u64 = 2_000_000;
+
+/// How many threads to use of those allowed: no more than there is work for.
+pub(crate) fn worthwhile(threads: usize, spec: &ConvSpec) -> usize {
+    let useful = (spec.macs() / MACS_WORTH_A_THREAD).max(1);
+    threads.min(usize::try_from(useful).unwrap_or(usize::MAX))
+}
+
+/// Splits `0..items` into at most `threads` contiguous ranges of nearly equal length and runs
+/// `task(range, scratch)` for each, with its own `scratch_len` f32s of `scratch`
+/// (which holds `threads * scratch_len`). One range runs on the calling thread without rayon.
+pub(crate) fn for_each_range(
+    threads: usize,
+    items: usize,
+    scratch: &mut [f32],
+    scratch_len: usize,
+    task: &(dyn Fn(Range<usize>, &mut [f32]) + Sync),
+) {
+    let parts = threads.min(items).max(1);
+    split(0..parts, parts, items, scratch, scratch_len, task);
+}
+
+fn split(
+    parts: Range<usize>,
+    of: usize,
+    items: usize,
+    scratch: &mut [f32],
+    scratch_len: usize,
+    task: &(dyn Fn(Range<usize>, &mut [f32]) + Sync),
+) {
+    if parts.len() <= 1 {
+        // In 128 bits, because `items * of` need not fit a usize.
+        let bound = |part: usize| (items as u128 * part as u128 / of as u128) as usize;
+        task(bound(parts.start)..bound(parts.end), &mut scratch[..scratch_len]);
+        return;
+    }
+    #[cfg(feature = "rayon")]
+    {
+        let middle = parts.start + parts.len() / 2;
+        let (left, right) = scratch.split_at_mut((middle - parts.start) * scratch_len);
+        rayon::join(
+            || split(parts.start..middle, of, items, left, scratch_len, task),
+            || split(middle..parts.end, of, items, right, scratch_len, task),
+        );
+    }
+    #[cfg(not(feature = "rayon"))]
+    for part in parts {
+        split(part..part + 1, of, items, scratch, scratch_len, task);
+    }
+}
+
+/// The output, shared by tasks that write disjoint parts of it.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct SharedOutput {
+    start: *mut f32,
+    len: usize,
+}
+
+// SAFETY: it is only a pointer; whoever writes through it promises to write what no other task does.
+unsafe impl Send for SharedOutput {}
+// SAFETY: as above.
+unsafe impl Sync for SharedOutput {}
+
+impl SharedOutput {
+    pub(crate) fn new(output: &mut [f32]) -> Self {
+        SharedOutput { start: output.as_mut_ptr(), len: output.len() }
+    }
+
+    /// A pointer to element `offset`.
+    ///
+    /// # Safety
+    /// `offset <= len`; the caller reads and writes through it only elements of the output that no
+    /// other task touches, while the borrow that made this is alive.
+    pub(crate) unsafe fn at(self, offset: usize) -> *mut f32 {
+        debug_assert!(offset <= self.len);
+        // SAFETY: offset is inside the output, by the caller's promise.
+        unsafe { self.start.add(offset) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::Mutex;
+
+    #[test]
+    fn ranges_cover_everything_once() {
+        for threads in [1, 2, 3, 7] {
+            for items in [0, 1, 2, 5, 16] {
+                let seen = Mutex::new(vec![0; items]);
+                let mut scratch = vec![0.0; threads * 3];
+                for_each_range(threads, items, &mut scratch, 3, &|range, scratch| {
+                    assert_eq!(scratch.len(), 3);
+                    for i in range {
+                        seen.lock().unwrap()[i] += 1;
+                    }
+                });
+                assert!(seen.into_inner().unwrap().iter().all(|&n| n == 1), "{threads} {items}");
+            }
+        }
+    }
+}

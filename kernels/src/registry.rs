@@ -1,0 +1,172 @@
+//! The list of kernels: one line for each algorithm, from which ids, tests, benches and reports all
+//! come.
+
+use std::sync::LazyLock;
+
+use crate::auto;
+use crate::error::{ConvError, Unavailable, Unsupported};
+use crate::kernel::{self, Body, Kernel, Plan, PlanOptions, Prepared};
+use crate::naive;
+use crate::simd::{Isa, Simd, Token, Wide};
+use crate::spec::ConvSpec;
+
+/// What an algorithm's author writes; the registry makes kernels of it.
+pub(crate) trait Algorithm {
+    /// The name: `algorithm[-variant]`.
+    const NAME: &'static str;
+
+    /// Whether the method covers a convolution; if not, what of it is not supported.
+    fn supports(spec: &ConvSpec) -> Result<(), String>;
+
+    /// Packs weights, settles blocking. The spec is supported, weights and options are checked.
+    fn prepare<S: Simd>(
+        simd: S,
+        spec: &ConvSpec,
+        weights: &[f32],
+        options: &PlanOptions,
+    ) -> Result<Box<dyn Body>, ConvError>;
+}
+
+/// Makes a plan for an instruction set, or for the best one.
+type PlanFn = fn(Option<Isa>, &ConvSpec, &[f32], &PlanOptions) -> Result<Box<dyn Plan>, ConvError>;
+
+/// A line of the list.
+struct Row {
+    name: &'static str,
+    /// The instruction sets that ids may name; none for a kernel that has only one form.
+    isas: &'static [Isa],
+    supports: fn(&ConvSpec) -> Result<(), String>,
+    plan: PlanFn,
+}
+
+const fn scalar<A: Algorithm>() -> Row {
+    Row {
+        name: A::NAME,
+        isas: &[],
+        supports: A::supports,
+        plan: |_, spec, weights, options| {
+            let body = A::prepare(Wide, spec, weights, options)?;
+            Ok(Box::new(Prepared::new(spec, A::NAME.to_owned(), body)))
+        },
+    }
+}
+
+const fn simd<A: Algorithm>() -> Row {
+    Row {
+        name: A::NAME,
+        isas: &Isa::ALL,
+        supports: A::supports,
+        plan: |isa, spec, weights, options| {
+            let unavailable = |reason| ConvError::Unavailable { kernel: A::NAME.to_owned(), reason };
+            let isa = isa.map_or_else(Isa::best, Ok).map_err(unavailable)?;
+            let body = match isa.token().map_err(unavailable)? {
+                Token::Wide(s) => A::prepare(s, spec, weights, options),
+                #[cfg(target_arch = "x86_64")]
+                Token::Avx2(s) => A::prepare(s, spec, weights, options),
+                #[cfg(target_arch = "x86_64")]
+                Token::Avx512(s) => A::prepare(s, spec, weights, options),
+            }?;
+            Ok(Box::new(Prepared::new(spec, format!("{}/{isa}", A::NAME), body)))
+        },
+    }
+}
+
+/// THE list, in the order in which kernels are shown.
+static ROWS: &[Row] =
+    &[Row { name: "auto", isas: &[], supports: |_| Ok(()), plan: auto::plan }, scalar::<naive::Naive>()];
+
+/// A kernel of the list, with or without a named instruction set.
+struct Entry {
+    id: String,
+    row: &'static Row,
+    isa: Option<Isa>,
+}
+
+static ENTRIES: LazyLock<Vec<Entry>> = LazyLock::new(|| {
+    ROWS.iter()
+        .flat_map(|row| {
+            let plain = Entry { id: row.name.to_owned(), row, isa: None };
+            let named = row.isas.iter().map(move |&isa| Entry {
+                id: format!("{}/{isa}", row.name),
+                row,
+                isa: Some(isa),
+            });
+            std::iter::once(plain).chain(named)
+        })
+        .collect()
+});
+
+/// The kernel with this id: `algorithm[-variant][/isa]`, for example `direct`, `winograd-f4/avx2` or
+/// `auto`. Without `/isa` the best instruction set that the machine has is used.
+///
+/// # Errors
+/// [`ConvError::UnknownKernel`] when this build has no such kernel. A kernel that this machine
+/// cannot run is found all the same; its [`availability`](Kernel::availability) says why not.
+pub fn kernel(id: &str) -> Result<&'static dyn Kernel, ConvError> {
+    kernels().find(|kernel| kernel.id() == id).ok_or_else(|| ConvError::UnknownKernel {
+        id: id.chars().take(40).collect(),
+        known: ROWS.iter().map(|row| row.name).collect::<Vec<_>>().join(", "),
+    })
+}
+
+/// Every kernel of this build: each algorithm without an instruction set in its id, then with each.
+pub fn kernels() -> impl Iterator<Item = &'static dyn Kernel> {
+    ENTRIES.iter().map(|entry| entry as &dyn Kernel)
+}
+
+impl std::fmt::Debug for Entry {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Kernel").field("id", &self.id).finish()
+    }
+}
+
+impl Kernel for Entry {
+    fn id(&self) -> &str {
+        &self.id
+    }
+
+    fn algorithm(&self) -> &str {
+        self.row.name
+    }
+
+    fn isa(&self) -> Option<Isa> {
+        self.isa
+    }
+
+    fn availability(&self) -> Result<(), Unavailable> {
+        match self.isa {
+            Some(isa) => isa.availability(),
+            None => Isa::best().map(|_| ()),
+        }
+    }
+
+    fn supports(&self, spec: &ConvSpec) -> Result<(), Unsupported> {
+        (self.row.supports)(spec).map_err(|what| Unsupported::new(&self.id, what, spec))
+    }
+
+    fn plan(
+        &self,
+        spec: &ConvSpec,
+        weights: &[f32],
+        options: &PlanOptions,
+    ) -> Result<Box<dyn Plan>, ConvError> {
+        self.availability().map_err(|reason| ConvError::Unavailable { kernel: self.id.clone(), reason })?;
+        self.supports(spec)?;
+        kernel::check_plan(spec, weights, options)?;
+        (self.row.plan)(self.isa, spec, weights, options)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ids_are_unique_and_found() {
+        for entry in kernels() {
+            assert_eq!(kernel(entry.id()).unwrap().id(), entry.id());
+            assert_eq!(kernels().filter(|other| other.id() == entry.id()).count(), 1);
+        }
+        assert!(matches!(kernel("fft"), Err(ConvError::UnknownKernel { .. })));
+    }
+}

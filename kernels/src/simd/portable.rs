@@ -1,0 +1,117 @@
+//! The portable instruction set: vectors of the `wide` crate, as long as the build's registers.
+//!
+//! `wide` chooses its instructions when it is compiled, so this is SSE2 in a default x86-64 build,
+//! NEON on AArch64, and AVX or AVX-512 only in builds that ask for them with `-C target-cpu`.
+//! Without the `fma` target feature `mul_add` rounds twice; the error bounds allow for it.
+
+use wide::CmpLt;
+
+use super::{Isa, Simd, SimdOp};
+
+#[cfg(target_feature = "avx512f")]
+mod shape {
+    pub(super) type V = wide::f32x16;
+    pub(super) const LANES: usize = 16;
+    pub(super) const MR: usize = 14;
+    pub(super) const NV: usize = 2;
+}
+#[cfg(all(target_feature = "avx", not(target_feature = "avx512f")))]
+mod shape {
+    pub(super) type V = wide::f32x8;
+    pub(super) const LANES: usize = 8;
+    pub(super) const MR: usize = 6;
+    pub(super) const NV: usize = 2;
+}
+#[cfg(all(target_arch = "aarch64", target_feature = "neon"))]
+mod shape {
+    // 32 registers of 128 bits.
+    pub(super) type V = wide::f32x4;
+    pub(super) const LANES: usize = 4;
+    pub(super) const MR: usize = 6;
+    pub(super) const NV: usize = 4;
+}
+#[cfg(not(any(target_feature = "avx", all(target_arch = "aarch64", target_feature = "neon"))))]
+mod shape {
+    // 16 registers of 128 bits; without FMA a product needs a register of its own.
+    pub(super) type V = wide::f32x4;
+    pub(super) const LANES: usize = 4;
+    pub(super) const MR: usize = 2;
+    pub(super) const NV: usize = 4;
+}
+use shape::{LANES, V};
+
+/// The portable instruction set, there on every machine.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Wide;
+
+// SAFETY: the crate was compiled for the target features that `wide` uses.
+unsafe impl Simd for Wide {
+    type F32 = V;
+    const ISA: Isa = Isa::Wide;
+    const LANES: usize = LANES;
+    const MR: usize = shape::MR;
+    const NV: usize = shape::NV;
+
+    #[inline]
+    fn vectorize<O: SimdOp<Self>>(self, op: O) -> O::Output {
+        op.eval(self)
+    }
+
+    #[inline(always)]
+    fn splat(self, x: f32) -> V {
+        V::splat(x)
+    }
+    #[inline(always)]
+    fn mul_add(self, a: V, b: V, c: V) -> V {
+        a.mul_add(b, c)
+    }
+    #[inline(always)]
+    fn add(self, a: V, b: V) -> V {
+        a + b
+    }
+    #[inline(always)]
+    fn sub(self, a: V, b: V) -> V {
+        a - b
+    }
+    #[inline(always)]
+    fn mul(self, a: V, b: V) -> V {
+        a * b
+    }
+    #[inline(always)]
+    fn clamp(self, x: V, lo: V, hi: V) -> V {
+        // Comparisons with NaN are false, so NaN passes through both selections.
+        let x = x.simd_lt(lo).select(lo, x);
+        hi.simd_lt(x).select(hi, x)
+    }
+
+    #[inline(always)]
+    unsafe fn load(self, p: *const f32) -> V {
+        // SAFETY: the caller's pointer is valid for LANES f32s.
+        V::new(unsafe { p.cast::<[f32; LANES]>().read_unaligned() })
+    }
+    #[inline(always)]
+    unsafe fn store(self, p: *mut f32, v: V) {
+        // SAFETY: the caller's pointer is valid for LANES f32s.
+        unsafe { p.cast::<[f32; LANES]>().write_unaligned(v.to_array()) }
+    }
+    #[inline(always)]
+    unsafe fn load_partial(self, p: *const f32, n: usize) -> V {
+        let mut lanes = [0.0; LANES];
+        for (i, lane) in lanes.iter_mut().enumerate() {
+            if i < n {
+                // SAFETY: i < n, and the caller's pointer is valid for n f32s.
+                *lane = unsafe { *p.add(i) };
+            }
+        }
+        V::new(lanes)
+    }
+    #[inline(always)]
+    unsafe fn store_partial(self, p: *mut f32, v: V, n: usize) {
+        for (i, lane) in v.to_array().into_iter().enumerate() {
+            if i < n {
+                // SAFETY: i < n, and the caller's pointer is valid for n f32s.
+                unsafe { *p.add(i) = lane };
+            }
+        }
+    }
+}

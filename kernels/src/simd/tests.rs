@@ -1,0 +1,64 @@
+use super::*;
+
+/// Checks every operation of an instruction set against plain f32 arithmetic.
+struct Check;
+
+impl<S: Simd> SimdOp<S> for Check {
+    type Output = ();
+    #[inline(always)]
+    fn eval(self, s: S) {
+        let a: Vec<f32> = (0..S::LANES).map(|i| i as f32 - 3.0).collect();
+        let b: Vec<f32> = (0..S::LANES).map(|i| 2.0 * i as f32 + 0.5).collect();
+        let values = |v: S::F32| {
+            let mut out = vec![0.0; S::LANES];
+            // SAFETY: out has LANES elements.
+            unsafe { s.store(out.as_mut_ptr(), v) };
+            out
+        };
+        // SAFETY: a and b have LANES elements.
+        let (va, vb) = unsafe { (s.load(a.as_ptr()), s.load(b.as_ptr())) };
+        let each =
+            |f: &dyn Fn(f32, f32) -> f32| -> Vec<f32> { a.iter().zip(&b).map(|(&x, &y)| f(x, y)).collect() };
+        assert_eq!(values(s.add(va, vb)), each(&|x, y| x + y));
+        assert_eq!(values(s.sub(va, vb)), each(&|x, y| x - y));
+        assert_eq!(values(s.mul(va, vb)), each(&|x, y| x * y));
+        assert_eq!(values(s.mul_add(va, vb, s.splat(1.0))), each(&|x, y| x * y + 1.0));
+        assert_eq!(values(s.clamp(va, s.splat(-1.0), s.splat(2.0))), each(&|x, _| x.clamp(-1.0, 2.0)));
+        let nan = s.clamp(s.splat(f32::NAN), s.splat(0.0), s.splat(1.0));
+        assert!(values(nan).iter().all(|x| x.is_nan()));
+        for n in 0..=S::LANES {
+            // SAFETY: n <= LANES elements are there to read and to write.
+            let (loaded, stored) = unsafe {
+                let mut stored = vec![7.0; S::LANES];
+                s.store_partial(stored.as_mut_ptr(), va, n);
+                (values(s.load_partial(a[..n].as_ptr(), n)), stored)
+            };
+            for i in 0..S::LANES {
+                assert_eq!(loaded[i], if i < n { a[i] } else { 0.0 }, "{} load {n}", S::ISA);
+                assert_eq!(stored[i], if i < n { a[i] } else { 7.0 }, "{} store {n}", S::ISA);
+            }
+        }
+    }
+}
+
+#[test]
+fn every_available_isa_computes_like_plain_arithmetic() {
+    for isa in Isa::ALL {
+        match isa.token() {
+            Ok(Token::Wide(s)) => s.vectorize(Check),
+            #[cfg(target_arch = "x86_64")]
+            Ok(Token::Avx2(s)) => s.vectorize(Check),
+            #[cfg(target_arch = "x86_64")]
+            Ok(Token::Avx512(s)) => s.vectorize(Check),
+            Err(reason) => println!("{isa}: not tested, {reason}"),
+        }
+    }
+}
+
+#[test]
+fn names_round_trip() {
+    for isa in Isa::ALL {
+        assert_eq!(Isa::from_name(isa.name()), Some(isa));
+    }
+    assert_eq!(Isa::from_name("sse9"), None);
+}

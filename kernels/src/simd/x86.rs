@@ -1,0 +1,198 @@
+//! AVX2+FMA and AVX-512 through `core::arch`, found at run time.
+
+use std::arch::x86_64::*;
+
+use super::{Isa, Simd, SimdOp};
+
+/// Proof that the CPU has AVX2 and FMA.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Avx2(());
+
+/// Proof that the CPU has AVX-512 F, BW, DQ and VL (and AVX2 and FMA).
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Avx512(());
+
+impl Avx2 {
+    pub(crate) fn detect() -> Option<Self> {
+        (is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma")).then_some(Avx2(()))
+    }
+}
+
+impl Avx512 {
+    pub(crate) fn detect() -> Option<Self> {
+        (Avx2::detect().is_some()
+            && is_x86_feature_detected!("avx512f")
+            && is_x86_feature_detected!("avx512bw")
+            && is_x86_feature_detected!("avx512dq")
+            && is_x86_feature_detected!("avx512vl"))
+        .then_some(Avx512(()))
+    }
+}
+
+/// `mask(n)` starts a load or store of the first `n` of 8 lanes: all ones, then zeros.
+static AVX2_MASKS: [i32; 16] = [-1, -1, -1, -1, -1, -1, -1, -1, 0, 0, 0, 0, 0, 0, 0, 0];
+
+/// # Safety
+/// AVX2 is there and `n <= 8`.
+#[inline(always)]
+unsafe fn avx2_mask(n: usize) -> __m256i {
+    debug_assert!(n <= 8);
+    // SAFETY: n <= 8, so the 8 values from 8 - n lie inside the table of 16.
+    unsafe { _mm256_loadu_si256(AVX2_MASKS.as_ptr().add(8 - n).cast()) }
+}
+
+// SAFETY: `Avx2` is only made by `detect`, after the CPU was asked.
+unsafe impl Simd for Avx2 {
+    type F32 = __m256;
+    const ISA: Isa = Isa::Avx2;
+    const LANES: usize = 8;
+    // 12 accumulators, 2 operands and a broadcast of 16 registers.
+    const MR: usize = 6;
+    const NV: usize = 2;
+
+    #[inline]
+    fn vectorize<O: SimdOp<Self>>(self, op: O) -> O::Output {
+        #[target_feature(enable = "avx2,fma")]
+        fn entry<O: SimdOp<Avx2>>(simd: Avx2, op: O) -> O::Output {
+            op.eval(simd)
+        }
+        // SAFETY: the token proves AVX2 and FMA.
+        unsafe { entry(self, op) }
+    }
+
+    #[inline(always)]
+    fn splat(self, x: f32) -> __m256 {
+        // SAFETY: the token proves AVX2 and FMA.
+        unsafe { _mm256_set1_ps(x) }
+    }
+    #[inline(always)]
+    fn mul_add(self, a: __m256, b: __m256, c: __m256) -> __m256 {
+        // SAFETY: the token proves AVX2 and FMA.
+        unsafe { _mm256_fmadd_ps(a, b, c) }
+    }
+    #[inline(always)]
+    fn add(self, a: __m256, b: __m256) -> __m256 {
+        // SAFETY: the token proves AVX2 and FMA.
+        unsafe { _mm256_add_ps(a, b) }
+    }
+    #[inline(always)]
+    fn sub(self, a: __m256, b: __m256) -> __m256 {
+        // SAFETY: the token proves AVX2 and FMA.
+        unsafe { _mm256_sub_ps(a, b) }
+    }
+    #[inline(always)]
+    fn mul(self, a: __m256, b: __m256) -> __m256 {
+        // SAFETY: the token proves AVX2 and FMA.
+        unsafe { _mm256_mul_ps(a, b) }
+    }
+    #[inline(always)]
+    fn clamp(self, x: __m256, lo: __m256, hi: __m256) -> __m256 {
+        // `max` and `min` return their second operand when either is NaN.
+        // SAFETY: the token proves AVX2 and FMA.
+        unsafe { _mm256_min_ps(hi, _mm256_max_ps(lo, x)) }
+    }
+
+    #[inline(always)]
+    unsafe fn load(self, p: *const f32) -> __m256 {
+        // SAFETY: the token proves AVX2; the caller's pointer is valid for 8 f32s.
+        unsafe { _mm256_loadu_ps(p) }
+    }
+    #[inline(always)]
+    unsafe fn store(self, p: *mut f32, v: __m256) {
+        // SAFETY: the token proves AVX2; the caller's pointer is valid for 8 f32s.
+        unsafe { _mm256_storeu_ps(p, v) }
+    }
+    #[inline(always)]
+    unsafe fn load_partial(self, p: *const f32, n: usize) -> __m256 {
+        // SAFETY: the token proves AVX2; masked lanes are not read, the caller's pointer is valid
+        // for the n <= 8 others.
+        unsafe { _mm256_maskload_ps(p, avx2_mask(n)) }
+    }
+    #[inline(always)]
+    unsafe fn store_partial(self, p: *mut f32, v: __m256, n: usize) {
+        // SAFETY: the token proves AVX2; masked lanes are not written, the caller's pointer is
+        // valid for the n <= 8 others.
+        unsafe { _mm256_maskstore_ps(p, avx2_mask(n), v) }
+    }
+}
+
+#[inline(always)]
+fn avx512_mask(n: usize) -> __mmask16 {
+    debug_assert!(n <= 16);
+    ((1u32 << n) - 1) as __mmask16
+}
+
+// SAFETY: `Avx512` is only made by `detect`, after the CPU was asked.
+unsafe impl Simd for Avx512 {
+    type F32 = __m512;
+    const ISA: Isa = Isa::Avx512;
+    const LANES: usize = 16;
+    // 28 accumulators, 2 operands and a broadcast of 32 registers.
+    const MR: usize = 14;
+    const NV: usize = 2;
+
+    #[inline]
+    fn vectorize<O: SimdOp<Self>>(self, op: O) -> O::Output {
+        #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma")]
+        fn entry<O: SimdOp<Avx512>>(simd: Avx512, op: O) -> O::Output {
+            op.eval(simd)
+        }
+        // SAFETY: the token proves AVX-512 F, BW, DQ and VL, AVX2 and FMA.
+        unsafe { entry(self, op) }
+    }
+
+    #[inline(always)]
+    fn splat(self, x: f32) -> __m512 {
+        // SAFETY: the token proves AVX-512.
+        unsafe { _mm512_set1_ps(x) }
+    }
+    #[inline(always)]
+    fn mul_add(self, a: __m512, b: __m512, c: __m512) -> __m512 {
+        // SAFETY: the token proves AVX-512.
+        unsafe { _mm512_fmadd_ps(a, b, c) }
+    }
+    #[inline(always)]
+    fn add(self, a: __m512, b: __m512) -> __m512 {
+        // SAFETY: the token proves AVX-512.
+        unsafe { _mm512_add_ps(a, b) }
+    }
+    #[inline(always)]
+    fn sub(self, a: __m512, b: __m512) -> __m512 {
+        // SAFETY: the token proves AVX-512.
+        unsafe { _mm512_sub_ps(a, b) }
+    }
+    #[inline(always)]
+    fn mul(self, a: __m512, b: __m512) -> __m512 {
+        // SAFETY: the token proves AVX-512.
+        unsafe { _mm512_mul_ps(a, b) }
+    }
+    #[inline(always)]
+    fn clamp(self, x: __m512, lo: __m512, hi: __m512) -> __m512 {
+        // `max` and `min` return their second operand when either is NaN.
+        // SAFETY: the token proves AVX-512.
+        unsafe { _mm512_min_ps(hi, _mm512_max_ps(lo, x)) }
+    }
+
+    #[inline(always)]
+    unsafe fn load(self, p: *const f32) -> __m512 {
+        // SAFETY: the token proves AVX-512; the caller's pointer is valid for 16 f32s.
+        unsafe { _mm512_loadu_ps(p) }
+    }
+    #[inline(always)]
+    unsafe fn store(self, p: *mut f32, v: __m512) {
+        // SAFETY: the token proves AVX-512; the caller's pointer is valid for 16 f32s.
+        unsafe { _mm512_storeu_ps(p, v) }
+    }
+    #[inline(always)]
+    unsafe fn load_partial(self, p: *const f32, n: usize) -> __m512 {
+        // SAFETY: the token proves AVX-512; masked lanes are not read, the caller's pointer is
+        // valid for the n <= 16 others.
+        unsafe { _mm512_maskz_loadu_ps(avx512_mask(n), p) }
+    }
+    #[inline(always)]
+    unsafe fn store_partial(self, p: *mut f32, v: __m512, n: usize) {
+        // SAFETY: the token proves AVX-512; masked lanes are not written, the caller's pointer is
+        // valid for the n <= 16 others.
+        unsafe { _mm512_mask_storeu_ps(p, avx512_mask(n), v) }
+    }
+}
