@@ -10,7 +10,7 @@ pub(crate) const LINE: usize = 16;
 /// The part of `slice` that starts on a cache line and is `len` long, if there is one. A slice of
 /// `len + LINE - 1` f32s always has it.
 pub(crate) fn align(slice: &mut [f32], len: usize) -> Option<&mut [f32]> {
-    let offset = misalignment(slice.as_ptr());
+    let offset = if len == 0 { 0 } else { misalignment(slice.as_ptr()) };
     slice.get_mut(offset..offset.checked_add(len)?)
 }
 
