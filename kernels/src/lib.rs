@@ -3,8 +3,10 @@
 
 mod auto;
 mod buffer;
+mod cache;
 mod error;
 mod kernel;
+mod microkernel;
 mod naive;
 mod parallel;
 mod registry;
@@ -13,6 +15,7 @@ mod spec;
 mod workspace;
 
 pub use auto::{Choice, explain};
+pub use cache::CacheSizes;
 pub use error::{ConvError, SpecError, Unavailable, Unsupported};
 pub use kernel::{Accuracy, Activation, ErrorModel, Kernel, Plan, PlanOptions, WinogradTransform};
 pub use registry::{kernel, kernels};

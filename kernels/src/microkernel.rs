@@ -1,0 +1,318 @@
+//! The register tile that every GEMM-like kernel ends in.
+//!
+//! # Idea
+//! A block of `rows × vectors` accumulators stays in registers over the whole reduction. Each step
+//! loads `vectors` vectors of the column operand, broadcasts one f32 of the row operand for each
+//! row, and multiplies and adds: an outer product.
+//!
+//! ```text
+//!             column operand b: vectors × LANES columns
+//!             ┌──────┬──────┐
+//!  row        │ b[0] │ b[1] │   one load each per step
+//!  operand a  ├──────┼──────┤
+//!  (pixel or  │ acc  │ acc  │   acc[i][j] += a[i] · b[j]
+//!  filter) i  │ …    │ …    │
+//!             └──────┴──────┘
+//! ```
+//! Rows are pixels and columns are output channels in NHWC; rows are filters and columns are pixels
+//! in NCHW. So the same tile serves both layouts, and stores along the columns are contiguous.
+//!
+//! # Register budget
+//! `rows · vectors` accumulators, `vectors` operands, one broadcast; the largest tile of each
+//! instruction set is [`Simd::MR`] × [`Simd::NV`]: 14 × 2 of 32 registers on AVX-512, 6 × 2 of 16 on
+//! AVX2.
+
+use crate::simd::{Simd, SimdOp};
+
+/// A run of equal strides over both operands: `count` segments.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Segments {
+    pub(crate) count: usize,
+    /// f32s from one segment of the row operand to the next.
+    pub(crate) a: usize,
+    /// f32s from one segment of the column operand to the next.
+    pub(crate) b: usize,
+}
+
+impl Segments {
+    pub(crate) const ONE: Segments = Segments { count: 1, a: 0, b: 0 };
+}
+
+/// What is added to a tile's sums.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Bias {
+    None,
+    /// One value for each column.
+    Columns(*const f32),
+    /// One value for each row.
+    Rows(*const f32),
+}
+
+/// What happens to a tile's sums on their way to memory.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Epilogue {
+    pub(crate) bias: Bias,
+    /// Add what the output holds.
+    pub(crate) accumulate: bool,
+    /// Limits of the activation, applied last.
+    pub(crate) limits: (f32, f32),
+}
+
+impl Epilogue {
+    /// Stores plain sums.
+    pub(crate) const STORE: Epilogue =
+        Epilogue { bias: Bias::None, accumulate: false, limits: (f32::NEG_INFINITY, f32::INFINITY) };
+}
+
+/// One tile's work: `c[i][j] = epilogue(Σ a[i]·b[j])` over two levels of segments of `len` steps.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Tile {
+    pub(crate) a: *const f32,
+    /// f32s from one row of the row operand to the next.
+    pub(crate) a_row: usize,
+    /// f32s from one step of the row operand to the next.
+    pub(crate) a_step: usize,
+    pub(crate) b: *const f32,
+    /// f32s from one step of the column operand to the next.
+    pub(crate) b_step: usize,
+    /// Steps in a segment.
+    pub(crate) len: usize,
+    pub(crate) outer: Segments,
+    pub(crate) inner: Segments,
+    pub(crate) c: *mut f32,
+    /// f32s from one row of the output to the next.
+    pub(crate) c_row: usize,
+    /// Columns that are stored, at most `vectors · LANES`.
+    pub(crate) columns: usize,
+    pub(crate) epilogue: Epilogue,
+}
+
+/// A tile of a fixed number of rows and vectors, compiled for an instruction set.
+///
+/// # Safety
+/// With R rows and V vectors, for every segment and step: `a` is valid for reads at `R` rows, `b`
+/// for reads of `V · LANES` f32s; `c` is valid for writes (and reads, when accumulating) of
+/// `columns <= V · LANES` f32s in each of `R` rows; the bias is valid for reads of as many f32s as
+/// there are columns or rows.
+pub(crate) type TileFn<S> = unsafe fn(S, &Tile);
+
+/// The tile with `rows` rows (1 to [`Simd::MR`]) and `vectors` vectors (1 to [`Simd::NV`]).
+pub(crate) fn tile_fn<S: Simd>(rows: usize, vectors: usize) -> TileFn<S> {
+    debug_assert!((1..=S::MR).contains(&rows) && (1..=S::NV).contains(&vectors));
+    match vectors {
+        4.. if const { S::NV >= 4 } => with_rows::<S, 4>(rows),
+        3 if const { S::NV >= 3 } => with_rows::<S, 3>(rows),
+        2 if const { S::NV >= 2 } => with_rows::<S, 2>(rows),
+        _ => with_rows::<S, 1>(rows),
+    }
+}
+
+fn with_rows<S: Simd, const V: usize>(rows: usize) -> TileFn<S> {
+    macro_rules! pick {
+        ($($r:literal)*) => {
+            match rows {
+                $($r if const { S::MR >= $r } => entry::<S, $r, V>,)*
+                _ => entry::<S, 1, V>,
+            }
+        };
+    }
+    pick!(14 13 12 11 10 9 8 7 6 5 4 3 2)
+}
+
+/// # Safety
+/// As [`TileFn`].
+unsafe fn entry<S: Simd, const R: usize, const V: usize>(simd: S, tile: &Tile) {
+    struct Op<'a, const R: usize, const V: usize>(&'a Tile);
+    impl<S: Simd, const R: usize, const V: usize> SimdOp<S> for Op<'_, R, V> {
+        type Output = ();
+        #[inline(always)]
+        fn eval(self, simd: S) {
+            // SAFETY: `entry`'s caller vouches for the tile.
+            unsafe { body::<S, R, V>(simd, self.0) }
+        }
+    }
+    simd.vectorize(Op::<R, V>(tile));
+}
+
+/// # Safety
+/// As [`TileFn`].
+#[inline(always)]
+unsafe fn body<S: Simd, const R: usize, const V: usize>(simd: S, tile: &Tile) {
+    let mut acc = [[simd.splat(0.0); V]; R];
+    for outer in 0..tile.outer.count {
+        for inner in 0..tile.inner.count {
+            // SAFETY: segments and steps lie inside the operands, by the caller's promise.
+            unsafe {
+                let mut a = tile.a.add(outer * tile.outer.a + inner * tile.inner.a);
+                let mut b = tile.b.add(outer * tile.outer.b + inner * tile.inner.b);
+                for _ in 0..tile.len {
+                    let mut columns = [simd.splat(0.0); V];
+                    for (j, column) in columns.iter_mut().enumerate() {
+                        *column = simd.load(b.add(j * S::LANES));
+                    }
+                    for (i, row) in acc.iter_mut().enumerate() {
+                        let value = simd.splat(*a.add(i * tile.a_row));
+                        for (sum, &column) in row.iter_mut().zip(&columns) {
+                            *sum = simd.mul_add(value, column, *sum);
+                        }
+                    }
+                    // Wrapping: after the last step the pointers may leave their buffers unread.
+                    a = a.wrapping_add(tile.a_step);
+                    b = b.wrapping_add(tile.b_step);
+                }
+            }
+        }
+    }
+    // SAFETY: the output and the bias are valid, by the caller's promise.
+    unsafe { finish::<S, R, V>(simd, acc, tile.c, tile.c_row, tile.columns, &tile.epilogue) }
+}
+
+/// Adds bias and previous output, applies the limits and stores the first `columns` columns.
+///
+/// # Safety
+/// As [`TileFn`], of output and bias.
+#[inline(always)]
+unsafe fn finish<S: Simd, const R: usize, const V: usize>(
+    simd: S,
+    mut acc: [[S::F32; V]; R],
+    c: *mut f32,
+    c_row: usize,
+    columns: usize,
+    epilogue: &Epilogue,
+) {
+    // Lanes of vector j that are stored.
+    let lanes = |j: usize| columns.saturating_sub(j * S::LANES).min(S::LANES);
+    match epilogue.bias {
+        Bias::None => {}
+        Bias::Columns(bias) => {
+            for j in 0..V {
+                // SAFETY: the bias has `columns` values.
+                let b = unsafe { simd.load_partial(bias.wrapping_add(j * S::LANES), lanes(j)) };
+                for row in &mut acc {
+                    row[j] = simd.add(row[j], b);
+                }
+            }
+        }
+        Bias::Rows(bias) => {
+            for (i, row) in acc.iter_mut().enumerate() {
+                // SAFETY: the bias has R values.
+                let b = simd.splat(unsafe { *bias.add(i) });
+                for sum in row.iter_mut() {
+                    *sum = simd.add(*sum, b);
+                }
+            }
+        }
+    }
+    let (lo, hi) = (simd.splat(epilogue.limits.0), simd.splat(epilogue.limits.1));
+    let full = columns == V * S::LANES;
+    for (i, row) in acc.iter().enumerate() {
+        for (j, &sum) in row.iter().enumerate() {
+            // SAFETY: row i of the output has `columns` elements, of which vector j covers lanes(j);
+            // the pointer is only used for those.
+            unsafe {
+                let p = c.wrapping_add(i * c_row + j * S::LANES);
+                let n = lanes(j);
+                let mut value = sum;
+                if epilogue.accumulate {
+                    let old = if full { simd.load(p) } else { simd.load_partial(p, n) };
+                    value = simd.add(value, old);
+                }
+                value = simd.clamp(value, lo, hi);
+                if full {
+                    simd.store(p, value);
+                } else {
+                    simd.store_partial(p, value, n);
+                }
+            }
+        }
+    }
+}
+
+/// How many rows each of the fewest tiles over `n` rows has at most: 13 rows for 26, not 14 and 12.
+pub(crate) fn balanced(n: usize, most: usize) -> usize {
+    n.div_ceil(n.div_ceil(most).max(1)).max(1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::simd::{Isa, Token};
+
+    /// Every tile shape against plain sums, with column tails, both biases, accumulation and limits.
+    fn check<S: Simd>(simd: S) {
+        let (len, outer, inner) = (3, 2, 2);
+        for vectors in 1..=S::NV {
+            for rows in 1..=S::MR {
+                let width = vectors * S::LANES;
+                let steps = len * outer * inner;
+                let a: Vec<f32> = (0..rows * steps).map(|i| (i % 7) as f32 - 3.0).collect();
+                let b: Vec<f32> = (0..width * steps).map(|i| (i % 5) as f32 - 2.0).collect();
+                let bias: Vec<f32> = (0..width.max(rows)).map(|i| i as f32).collect();
+                for (columns, mode) in [(width, 0), (width, 1), (width - 1, 2), (1, 1)] {
+                    let c_row = columns + 3;
+                    let mut c = vec![10.0; rows * c_row];
+                    let epilogue = Epilogue {
+                        bias: match mode {
+                            0 => Bias::None,
+                            1 => Bias::Columns(bias.as_ptr()),
+                            _ => Bias::Rows(bias.as_ptr()),
+                        },
+                        accumulate: mode == 2,
+                        limits: (-5.0, 40.0),
+                    };
+                    let tile = Tile {
+                        a: a.as_ptr(),
+                        a_row: steps,
+                        a_step: 1,
+                        b: b.as_ptr(),
+                        b_step: width,
+                        len,
+                        outer: Segments { count: outer, a: len * inner, b: len * inner * width },
+                        inner: Segments { count: inner, a: len, b: len * width },
+                        c: c.as_mut_ptr(),
+                        c_row,
+                        columns,
+                        epilogue,
+                    };
+                    // SAFETY: the operands have rows · steps and width · steps elements.
+                    unsafe { tile_fn::<S>(rows, vectors)(simd, &tile) };
+                    for i in 0..rows {
+                        for j in 0..c_row {
+                            let sum: f32 =
+                                (0..steps).map(|k| a[i * steps + k] * b[k * width + j.min(width - 1)]).sum();
+                            let want = match mode {
+                                _ if j >= columns => 10.0,
+                                0 => sum.clamp(-5.0, 40.0),
+                                1 => (sum + bias[j]).clamp(-5.0, 40.0),
+                                _ => (sum + bias[i] + 10.0).clamp(-5.0, 40.0),
+                            };
+                            assert_eq!(c[i * c_row + j], want, "{} {rows}x{vectors} {i} {j}", S::ISA);
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn tiles_of_every_shape_and_isa() {
+        for isa in Isa::ALL {
+            match isa.token() {
+                Ok(Token::Wide(s)) => check(s),
+                #[cfg(target_arch = "x86_64")]
+                Ok(Token::Avx2(s)) => check(s),
+                #[cfg(target_arch = "x86_64")]
+                Ok(Token::Avx512(s)) => check(s),
+                Err(reason) => println!("{isa}: not tested, {reason}"),
+            }
+        }
+    }
+
+    #[test]
+    fn balanced_tiles() {
+        assert_eq!(balanced(26, 14), 13);
+        assert_eq!(balanced(56, 14), 14);
+        assert_eq!(balanced(5, 14), 5);
+        assert_eq!(balanced(15, 14), 8);
+    }
+}
