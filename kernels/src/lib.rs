@@ -5,13 +5,19 @@ mod auto;
 mod buffer;
 mod cache;
 mod error;
+#[cfg(any(feature = "im2col", feature = "pointwise"))]
+mod gemm;
 mod kernel;
 mod microkernel;
 mod naive;
 mod parallel;
+mod partition;
+#[cfg(feature = "pointwise")]
+mod pointwise;
 mod registry;
 mod simd;
 mod spec;
+mod weights;
 mod workspace;
 
 pub use auto::{Choice, explain};

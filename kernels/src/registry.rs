@@ -7,6 +7,8 @@ use crate::auto;
 use crate::error::{ConvError, Unavailable, Unsupported};
 use crate::kernel::{self, Body, Kernel, Plan, PlanOptions, Prepared};
 use crate::naive;
+#[cfg(feature = "pointwise")]
+use crate::pointwise;
 use crate::simd::{Isa, Simd, Token, Wide};
 use crate::spec::ConvSpec;
 
@@ -72,8 +74,12 @@ const fn simd<A: Algorithm>() -> Row {
 }
 
 /// THE list, in the order in which kernels are shown.
-static ROWS: &[Row] =
-    &[Row { name: "auto", isas: &[], supports: |_| Ok(()), plan: auto::plan }, scalar::<naive::Naive>()];
+static ROWS: &[Row] = &[
+    Row { name: "auto", isas: &[], supports: |_| Ok(()), plan: auto::plan },
+    scalar::<naive::Naive>(),
+    #[cfg(feature = "pointwise")]
+    simd::<pointwise::Pointwise>(),
+];
 
 /// A kernel of the list, with or without a named instruction set.
 struct Entry {

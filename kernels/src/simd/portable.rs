@@ -4,8 +4,6 @@
 //! NEON on AArch64, and AVX or AVX-512 only in builds that ask for them with `-C target-cpu`.
 //! Without the `fma` target feature `mul_add` rounds twice; the error bounds allow for it.
 
-use wide::CmpLt;
-
 use super::{Isa, Simd, SimdOp};
 
 #[cfg(target_feature = "avx512f")]

@@ -1,0 +1,95 @@
+//! How a run's work is cut into units that threads share: blocks of pixels × parts of the filters.
+
+use std::ops::Range;
+
+/// Units of work: `blocks` of pixels, each for all filters or for a part of them. Pixels are split
+/// first, because a part of the filters has to prepare its pixels anew.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Partition {
+    /// Pixels of each block but the last of an image.
+    pub(crate) block: usize,
+    /// Blocks of an image.
+    pub(crate) blocks: usize,
+    /// Parts of the filters.
+    pub(crate) parts: usize,
+    filter_tiles: usize,
+    pixels: usize,
+}
+
+/// A unit of work.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Unit {
+    /// The image (or the group of an image, whatever the caller counts).
+    pub(crate) image: usize,
+    /// Pixels of the image.
+    pub(crate) pixels: Range<usize>,
+    /// Panels or strips of filters.
+    pub(crate) filter_tiles: Range<usize>,
+}
+
+impl Partition {
+    /// Cuts `images` of `pixels` pixels into blocks of at most `most` pixels (a multiple of `tile`,
+    /// where there are so many), small enough that `threads` threads all have work; if there are too
+    /// few pixels for that, the `filter_tiles` are cut too.
+    pub(crate) fn new(
+        images: usize,
+        pixels: usize,
+        most: usize,
+        tile: usize,
+        filter_tiles: usize,
+        threads: usize,
+    ) -> Self {
+        let share = pixels.div_ceil(threads.div_ceil(images));
+        let most = most.min(share).max(1).next_multiple_of(tile);
+        let block = crate::microkernel::balanced(pixels, most).next_multiple_of(tile).min(pixels);
+        let blocks = pixels.div_ceil(block);
+        let parts = threads.div_ceil(images * blocks).min(filter_tiles);
+        Partition { block, blocks, parts, filter_tiles, pixels }
+    }
+
+    /// Units in `images` images.
+    pub(crate) fn units(&self, images: usize) -> usize {
+        images * self.blocks * self.parts
+    }
+
+    /// The unit with this number.
+    pub(crate) fn unit(&self, index: usize) -> Unit {
+        let (block, part) = (index / self.parts % self.blocks, index % self.parts);
+        let first = block * self.block;
+        let bound = |part: usize| self.filter_tiles * part / self.parts;
+        Unit {
+            image: index / self.parts / self.blocks,
+            pixels: first..(first + self.block).min(self.pixels),
+            filter_tiles: bound(part)..bound(part + 1),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn units_cover_every_pixel_and_filter_once() {
+        for images in [1, 3] {
+            for pixels in [1, 13, 49, 784] {
+                for filter_tiles in [1, 2, 7] {
+                    for threads in [1, 2, 5] {
+                        let partition = Partition::new(images, pixels, 100, 14, filter_tiles, threads);
+                        let mut seen = vec![0; images * pixels * filter_tiles];
+                        for index in 0..partition.units(images) {
+                            let unit = partition.unit(index);
+                            assert!(unit.pixels.len() <= partition.block);
+                            for pixel in unit.pixels {
+                                for tile in unit.filter_tiles.clone() {
+                                    seen[(unit.image * pixels + pixel) * filter_tiles + tile] += 1;
+                                }
+                            }
+                        }
+                        assert!(seen.iter().all(|&n| n == 1), "{images} {pixels} {filter_tiles} {threads}");
+                    }
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,306 @@
+//! `pointwise`: 1×1 convolutions as a matrix product, without any im2col.
+//!
+//! # Idea
+//! A 1×1 filter mixes the channels of one pixel: the lecture's 256×256×64 → 256×256×32. That is a
+//! product of two matrices, (pixels × channels)·(channels × filters) in NHWC and its transpose in
+//! NCHW, and the input already is the first of them.
+//!
+//! # Data layout
+//! ```text
+//! NHWC  input  [pixel][channel]   rows of the tile, read in place
+//!       weights [panel][channel][vectors · LANES]
+//! NCHW  input  [channel][pixel]   columns of the tile, packed in panels of NR pixels
+//!       weights [strip][channel][rows]
+//! ```
+//! Packing a block of pixels costs one load and store for each `filters` multiply-adds. NHWC pixels
+//! are packed as well where the stride skips some (so that tiles run over row ends) and where their
+//! distance is a large power of two (their cache lines would fall in the same set).
+//!
+//! # Loop nest
+//! ```text
+//! for each unit (image, group, block of pixels, part of the filters):   parallel
+//!     pack the block where needed
+//!     for each panel or strip of filters: for each tile of pixels: for each channel: outer product
+//! ```
+//! A block of pixels stays in half the level-2 cache while all filters pass over it.
+//!
+//! # Register budget
+//! That of the [micro-kernel](crate::microkernel).
+//!
+//! # Supports and refuses
+//! 1×1 kernels with any stride, groups, batch, both layouts. Refuses other kernels and padding.
+//!
+//! # Error model
+//! One chain of multiply-adds for each output element: [`ErrorModel::Sum`].
+//!
+//! # Source
+//! The GEMM structure is Goto and van de Geijn, "Anatomy of High-Performance Matrix Multiplication",
+//! ACM TOMS 34(3), 2008; 1×1 convolutions: Lin, Chen, Yan, "Network In Network", 2013.
+
+use crate::buffer::LINE;
+use crate::cache::CacheSizes;
+use crate::error::ConvError;
+use crate::gemm::{Pass, filters_by_pixels, pixels_by_filters};
+use crate::kernel::{Body, ErrorModel, Io, PlanOptions};
+use crate::parallel::{self, SharedOutput};
+use crate::partition::{Partition, Unit};
+use crate::registry::Algorithm;
+use crate::simd::Simd;
+use crate::spec::{ConvSpec, Layout, Padding};
+use crate::weights::{Order, Panels, Strips};
+
+/// 1×1 convolutions as a matrix product.
+pub(crate) struct Pointwise;
+
+impl Algorithm for Pointwise {
+    const NAME: &'static str = "pointwise";
+
+    fn supports(spec: &ConvSpec) -> Result<(), String> {
+        let [height, width] = spec.kernel();
+        if [height, width] != [1, 1] {
+            return Err(format!("kernel {height}x{width} (needs 1x1)"));
+        }
+        if spec.padding() != Padding::none() {
+            let Padding { top, left, bottom, right } = spec.padding();
+            return Err(format!("padding {top},{left},{bottom},{right} (needs 0)"));
+        }
+        Ok(())
+    }
+
+    fn prepare<S: Simd>(
+        simd: S,
+        spec: &ConvSpec,
+        weights: &[f32],
+        options: &PlanOptions,
+    ) -> Result<Box<dyn Body>, ConvError> {
+        let threads = parallel::worthwhile(options.threads, spec);
+        let channels = spec.group_in_channels();
+        let images = spec.batch() * spec.groups();
+        let pixels = spec.out_height() * spec.out_width();
+        let most = CacheSizes::detect().l2 / 2 / (4 * channels);
+        Ok(match spec.layout() {
+            Layout::Nhwc => {
+                let panels = Panels::pack::<S>(spec, weights, Order::RowColumnChannel)?;
+                let partition = Partition::new(images, pixels, most, S::MR, panels.count, threads);
+                let packed_row = packed_row(spec);
+                Box::new(NhwcBody {
+                    simd,
+                    spec: *spec,
+                    options: *options,
+                    threads,
+                    panels,
+                    partition,
+                    packed_row,
+                })
+            }
+            Layout::Nchw => {
+                let strips = Strips::pack::<S>(spec, weights, Order::ChannelRowColumn)?;
+                let partition = Partition::new(images, pixels, most, S::NR, strips.count, threads);
+                Box::new(NchwBody { simd, spec: *spec, options: *options, threads, strips, partition })
+            }
+        })
+    }
+}
+
+/// Distance of packed NHWC pixels, if they have to be packed.
+fn packed_row(spec: &ConvSpec) -> Option<usize> {
+    let in_place = spec.stride() == [1, 1] && !(4 * spec.in_channels()).is_multiple_of(2048);
+    // An odd number of cache lines, so that neighbours fall in different sets.
+    (!in_place).then(|| (spec.group_in_channels().div_ceil(LINE) | 1) * LINE)
+}
+
+#[derive(Debug)]
+struct NhwcBody<S> {
+    simd: S,
+    spec: ConvSpec,
+    options: PlanOptions,
+    threads: usize,
+    panels: Panels,
+    partition: Partition,
+    packed_row: Option<usize>,
+}
+
+impl<S: Simd> NhwcBody<S> {
+    fn scratch_each(&self) -> usize {
+        self.packed_row.map_or(0, |row| row * self.partition.block).next_multiple_of(LINE)
+    }
+
+    fn unit(
+        &self,
+        unit: &Unit,
+        input: &[f32],
+        bias: Option<&[f32]>,
+        output: SharedOutput,
+        scratch: &mut [f32],
+    ) {
+        let spec = &self.spec;
+        let (image, group) = (unit.image / spec.groups(), unit.image % spec.groups());
+        let (channels, filters) = (spec.group_in_channels(), spec.group_out_channels());
+        let pixels = spec.out_height() * spec.out_width();
+        let source = |pixel: usize| {
+            let (y, x) = (pixel / spec.out_width(), pixel % spec.out_width());
+            let row = (image * spec.in_height() + y * spec.stride()[0]) * spec.in_width();
+            (row + x * spec.stride()[1]) * spec.in_channels() + group * channels
+        };
+        let (a, a_row) = match self.packed_row {
+            None => (input[source(unit.pixels.start)..].as_ptr(), spec.in_channels()),
+            Some(row) => {
+                for (pixel, packed) in unit.pixels.clone().zip(scratch.chunks_exact_mut(row)) {
+                    packed[..channels].copy_from_slice(&input[source(pixel)..][..channels]);
+                }
+                (scratch.as_ptr(), row)
+            }
+        };
+        let bias = bias.map(|bias| bias[group * filters..].as_ptr());
+        let pass = Pass::of(0, channels, channels, &self.options, bias);
+        let start = (image * pixels + unit.pixels.start) * spec.out_channels() + group * filters;
+        // SAFETY: the unit's pixels are read in place (with stride 1 they lie `in_channels` apart
+        // over row ends) or from the scratch; its output elements belong to this unit alone.
+        unsafe {
+            pixels_by_filters(
+                self.simd,
+                a,
+                a_row,
+                unit.pixels.len(),
+                &self.panels,
+                group,
+                unit.filter_tiles.clone(),
+                &pass,
+                output.at(start),
+                spec.out_channels(),
+            );
+        }
+    }
+}
+
+impl<S: Simd> Body for NhwcBody<S> {
+    fn scratch_len(&self) -> usize {
+        self.threads * self.scratch_each()
+    }
+
+    fn packed_bytes(&self) -> usize {
+        self.panels.bytes()
+    }
+
+    fn threads(&self) -> usize {
+        self.threads
+    }
+
+    fn error_model(&self) -> ErrorModel {
+        ErrorModel::sum(&self.spec)
+    }
+
+    fn run(&self, io: Io<'_>, scratch: &mut [f32]) {
+        let units = self.partition.units(self.spec.batch() * self.spec.groups());
+        let output = SharedOutput::new(io.output);
+        parallel::for_each_range(self.threads, units, scratch, self.scratch_each(), &|range, scratch| {
+            for index in range {
+                self.unit(&self.partition.unit(index), io.input, io.bias, output, scratch);
+            }
+        });
+    }
+}
+
+#[derive(Debug)]
+struct NchwBody<S> {
+    simd: S,
+    spec: ConvSpec,
+    options: PlanOptions,
+    threads: usize,
+    strips: Strips,
+    partition: Partition,
+}
+
+impl<S: Simd> NchwBody<S> {
+    fn scratch_each(&self) -> usize {
+        self.spec.group_in_channels() * self.partition.block.next_multiple_of(S::NR)
+    }
+
+    fn unit(
+        &self,
+        unit: &Unit,
+        input: &[f32],
+        bias: Option<&[f32]>,
+        output: SharedOutput,
+        scratch: &mut [f32],
+    ) {
+        let spec = &self.spec;
+        let (channels, filters) = (spec.group_in_channels(), spec.group_out_channels());
+        let (in_pixels, pixels) = (spec.in_height() * spec.in_width(), spec.out_height() * spec.out_width());
+        let group = unit.image % spec.groups();
+        let planes = &input[unit.image * channels * in_pixels..][..channels * in_pixels];
+        for (panel, packed) in scratch.chunks_exact_mut(channels * S::NR).enumerate() {
+            let first = unit.pixels.start + panel * S::NR;
+            if first >= unit.pixels.end {
+                break;
+            }
+            let end = (first + S::NR).min(unit.pixels.end);
+            for (plane, row) in planes.chunks_exact(in_pixels).zip(packed.chunks_exact_mut(S::NR)) {
+                self.pack_row(plane, first, &mut row[..end - first]);
+                row[end - first..].fill(0.0);
+            }
+        }
+        let bias = bias.map(|bias| bias[group * filters..].as_ptr());
+        let pass = Pass::of(0, channels, channels, &self.options, bias);
+        let start = unit.image * filters * pixels + unit.pixels.start;
+        // SAFETY: the unit's output elements belong to it alone.
+        unsafe {
+            filters_by_pixels(
+                self.simd,
+                &self.strips,
+                group,
+                unit.filter_tiles.clone(),
+                scratch,
+                unit.pixels.len(),
+                &pass,
+                output.at(start),
+                pixels,
+            );
+        }
+    }
+
+    /// Copies the input pixels under output pixels `first..` of one plane.
+    fn pack_row(&self, plane: &[f32], first: usize, row: &mut [f32]) {
+        let [stride_y, stride_x] = self.spec.stride();
+        if [stride_y, stride_x] == [1, 1] {
+            row.copy_from_slice(&plane[first..first + row.len()]);
+            return;
+        }
+        let (mut y, mut x) = (first / self.spec.out_width(), first % self.spec.out_width());
+        for value in row {
+            *value = plane[y * stride_y * self.spec.in_width() + x * stride_x];
+            x += 1;
+            if x == self.spec.out_width() {
+                (y, x) = (y + 1, 0);
+            }
+        }
+    }
+}
+
+impl<S: Simd> Body for NchwBody<S> {
+    fn scratch_len(&self) -> usize {
+        self.threads * self.scratch_each()
+    }
+
+    fn packed_bytes(&self) -> usize {
+        self.strips.bytes()
+    }
+
+    fn threads(&self) -> usize {
+        self.threads
+    }
+
+    fn error_model(&self) -> ErrorModel {
+        ErrorModel::sum(&self.spec)
+    }
+
+    fn run(&self, io: Io<'_>, scratch: &mut [f32]) {
+        let units = self.partition.units(self.spec.batch() * self.spec.groups());
+        let output = SharedOutput::new(io.output);
+        parallel::for_each_range(self.threads, units, scratch, self.scratch_each(), &|range, scratch| {
+            for index in range {
+                self.unit(&self.partition.unit(index), io.input, io.bias, output, scratch);
+            }
+        });
+    }
+}
