@@ -2,8 +2,12 @@
 #![warn(unsafe_op_in_unsafe_fn)]
 
 mod auto;
+#[cfg(feature = "direct")]
+mod band;
 mod buffer;
 mod cache;
+#[cfg(feature = "direct")]
+mod direct;
 mod error;
 #[cfg(any(feature = "im2col", feature = "pointwise"))]
 mod gemm;

@@ -163,31 +163,37 @@ unsafe fn body<S: Simd, const R: usize, const V: usize>(simd: S, tile: &Tile) {
             }
         }
     }
+    let mut lanes = [0; V];
+    let mut c = [tile.c; V];
+    for j in 0..V {
+        lanes[j] = tile.columns.saturating_sub(j * S::LANES).min(S::LANES);
+        c[j] = tile.c.wrapping_add(j * S::LANES);
+    }
     // SAFETY: the output and the bias are valid, by the caller's promise.
-    unsafe { finish::<S, R, V>(simd, acc, tile.c, tile.c_row, tile.columns, &tile.epilogue) }
+    unsafe { finish::<S, R, V>(simd, acc, c, tile.c_row, lanes, &tile.epilogue) }
 }
 
-/// Adds bias and previous output, applies the limits and stores the first `columns` columns.
+/// Adds bias and previous output, applies the limits and stores `lanes[j]` lanes of vector j of each
+/// row to `c[j]`, rows `c_row` apart.
 ///
 /// # Safety
-/// As [`TileFn`], of output and bias.
+/// Those places are valid for writes, and reads when accumulating; the bias is valid for reads of
+/// as many f32s as there are columns (counted over all vectors) or rows.
 #[inline(always)]
 unsafe fn finish<S: Simd, const R: usize, const V: usize>(
     simd: S,
     mut acc: [[S::F32; V]; R],
-    c: *mut f32,
+    c: [*mut f32; V],
     c_row: usize,
-    columns: usize,
+    lanes: [usize; V],
     epilogue: &Epilogue,
 ) {
-    // Lanes of vector j that are stored.
-    let lanes = |j: usize| columns.saturating_sub(j * S::LANES).min(S::LANES);
     match epilogue.bias {
         Bias::None => {}
         Bias::Columns(bias) => {
             for j in 0..V {
-                // SAFETY: the bias has `columns` values.
-                let b = unsafe { simd.load_partial(bias.wrapping_add(j * S::LANES), lanes(j)) };
+                // SAFETY: the bias has a value for every column.
+                let b = unsafe { simd.load_partial(bias.wrapping_add(j * S::LANES), lanes[j]) };
                 for row in &mut acc {
                     row[j] = simd.add(row[j], b);
                 }
@@ -204,28 +210,141 @@ unsafe fn finish<S: Simd, const R: usize, const V: usize>(
         }
     }
     let (lo, hi) = (simd.splat(epilogue.limits.0), simd.splat(epilogue.limits.1));
-    let full = columns == V * S::LANES;
+    let full = lanes == [S::LANES; V];
     for (i, row) in acc.iter().enumerate() {
         for (j, &sum) in row.iter().enumerate() {
-            // SAFETY: row i of the output has `columns` elements, of which vector j covers lanes(j);
-            // the pointer is only used for those.
+            // SAFETY: lanes[j] elements at row i of c[j] are valid, by the caller's promise; the
+            // pointer is only used for those.
             unsafe {
-                let p = c.wrapping_add(i * c_row + j * S::LANES);
-                let n = lanes(j);
+                let p = c[j].wrapping_add(i * c_row);
                 let mut value = sum;
                 if epilogue.accumulate {
-                    let old = if full { simd.load(p) } else { simd.load_partial(p, n) };
+                    let old = if full { simd.load(p) } else { simd.load_partial(p, lanes[j]) };
                     value = simd.add(value, old);
                 }
                 value = simd.clamp(value, lo, hi);
                 if full {
                     simd.store(p, value);
                 } else {
-                    simd.store_partial(p, value, n);
+                    simd.store_partial(p, value, lanes[j]);
                 }
             }
         }
     }
+}
+
+/// A tile whose columns are pixels read where they lie: vector j of step k is at
+/// `b[j] + offsets[k]`, so that the vectors of a tile may come from different rows of an image, and
+/// a step may be any tap of any channel.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct PixelTile<'a> {
+    /// Packed filters, `[step][a_step]`.
+    pub(crate) a: *const f32,
+    /// f32s from one step of the filters to the next.
+    pub(crate) a_step: usize,
+    /// Where each vector of pixels starts.
+    pub(crate) b: [*const f32; MOST_VECTORS],
+    /// Distance of each step's pixels from there.
+    pub(crate) offsets: &'a [usize],
+    /// Where each vector is stored.
+    pub(crate) c: [*mut f32; MOST_VECTORS],
+    /// f32s from one filter of the output to the next.
+    pub(crate) c_row: usize,
+    /// Lanes of each vector that are stored.
+    pub(crate) lanes: [usize; MOST_VECTORS],
+    pub(crate) epilogue: Epilogue,
+}
+
+/// Most vectors of a [`PixelTile`].
+pub(crate) const MOST_VECTORS: usize = 8;
+
+/// A pixel tile of a fixed number of rows and vectors, compiled for an instruction set.
+///
+/// # Safety
+/// With R rows and V vectors: `a` is valid for reads of `R` f32s at every step, `b[j] + offset` for
+/// reads of a vector at every j < V and every offset, `c[j]` for writes (and reads, when
+/// accumulating) of `lanes[j] <= LANES` f32s in each of `R` rows; the bias is of rows, with R values.
+pub(crate) type PixelTileFn<S> = unsafe fn(S, &PixelTile<'_>);
+
+/// Rows and vectors of the pixel tile for that many filters: as many rows as there are, as many
+/// vectors as registers are left for.
+pub(crate) fn pixel_tile_shape<S: Simd>(filters: usize) -> (usize, usize) {
+    let rows = balanced(filters, S::MR);
+    let mut vectors = 1;
+    while vectors < MOST_VECTORS && rows * vectors * 2 <= S::MR * S::NV {
+        vectors *= 2;
+    }
+    (rows, vectors)
+}
+
+/// The pixel tile with `rows` rows (1 to [`Simd::MR`]) and `vectors` vectors (1, 2, 4 or 8, of which
+/// `rows · vectors` fit the registers).
+pub(crate) fn pixel_tile_fn<S: Simd>(rows: usize, vectors: usize) -> PixelTileFn<S> {
+    match vectors {
+        8 => pixel_with_rows::<S, 8>(rows),
+        4 => pixel_with_rows::<S, 4>(rows),
+        2 => pixel_with_rows::<S, 2>(rows),
+        _ => pixel_with_rows::<S, 1>(rows),
+    }
+}
+
+fn pixel_with_rows<S: Simd, const V: usize>(rows: usize) -> PixelTileFn<S> {
+    macro_rules! pick {
+        ($($r:literal)*) => {
+            match rows {
+                $($r if const { S::MR >= $r && V * $r <= S::MR * S::NV } => pixel_entry::<S, $r, V>,)*
+                _ => pixel_entry::<S, 1, V>,
+            }
+        };
+    }
+    pick!(14 13 12 11 10 9 8 7 6 5 4 3 2)
+}
+
+/// # Safety
+/// As [`PixelTileFn`].
+unsafe fn pixel_entry<S: Simd, const R: usize, const V: usize>(simd: S, tile: &PixelTile<'_>) {
+    struct Op<'a, const R: usize, const V: usize>(&'a PixelTile<'a>);
+    impl<S: Simd, const R: usize, const V: usize> SimdOp<S> for Op<'_, R, V> {
+        type Output = ();
+        #[inline(always)]
+        fn eval(self, simd: S) {
+            // SAFETY: `pixel_entry`'s caller vouches for the tile.
+            unsafe { pixel_body::<S, R, V>(simd, self.0) }
+        }
+    }
+    simd.vectorize(Op::<R, V>(tile));
+}
+
+/// # Safety
+/// As [`PixelTileFn`].
+#[inline(always)]
+unsafe fn pixel_body<S: Simd, const R: usize, const V: usize>(simd: S, tile: &PixelTile<'_>) {
+    let mut acc = [[simd.splat(0.0); V]; R];
+    let mut b = [tile.b[0]; V];
+    let mut c = [tile.c[0]; V];
+    let mut lanes = [0; V];
+    for j in 0..V {
+        (b[j], c[j], lanes[j]) = (tile.b[j], tile.c[j], tile.lanes[j]);
+    }
+    let mut a = tile.a;
+    for &offset in tile.offsets {
+        // SAFETY: filters and pixels of every step are valid, by the caller's promise.
+        unsafe {
+            let mut columns = [simd.splat(0.0); V];
+            for j in 0..V {
+                columns[j] = simd.load(b[j].add(offset));
+            }
+            for (i, row) in acc.iter_mut().enumerate() {
+                let value = simd.splat(*a.add(i));
+                for (sum, &column) in row.iter_mut().zip(&columns) {
+                    *sum = simd.mul_add(value, column, *sum);
+                }
+            }
+        }
+        a = a.wrapping_add(tile.a_step);
+    }
+    // SAFETY: the output and the bias are valid, by the caller's promise.
+    unsafe { finish::<S, R, V>(simd, acc, c, tile.c_row, lanes, &tile.epilogue) }
 }
 
 /// How many rows each of the fewest tiles over `n` rows has at most: 13 rows for 26, not 14 and 12.

@@ -4,6 +4,8 @@
 use std::sync::LazyLock;
 
 use crate::auto;
+#[cfg(feature = "direct")]
+use crate::direct;
 use crate::error::{ConvError, Unavailable, Unsupported};
 use crate::kernel::{self, Body, Kernel, Plan, PlanOptions, Prepared};
 use crate::naive;
@@ -77,6 +79,8 @@ const fn simd<A: Algorithm>() -> Row {
 static ROWS: &[Row] = &[
     Row { name: "auto", isas: &[], supports: |_| Ok(()), plan: auto::plan },
     scalar::<naive::Naive>(),
+    #[cfg(feature = "direct")]
+    simd::<direct::Direct>(),
     #[cfg(feature = "pointwise")]
     simd::<pointwise::Pointwise>(),
 ];

@@ -1,0 +1,337 @@
+//! Bands: some rows of an image, padded and in the order that a kernel reads, copied to scratch
+//! memory; and the way back for outputs.
+//!
+//! A band holds the input rows under a few output rows. It is small enough to stay in the level-2
+//! cache, and with its padding in place the loops that read it need no cases for the edges.
+
+use std::ops::Range;
+
+use wide::f32x4;
+
+use crate::spec::{ConvSpec, Layout};
+
+/// One image of one group, of input or output, in either layout.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Image {
+    /// Index of the group's first channel at pixel (0, 0).
+    start: usize,
+    /// f32s from one channel to the next.
+    channel: usize,
+    /// f32s from one pixel to the next in a row.
+    pixel: usize,
+    /// f32s from one row to the next.
+    row: usize,
+    /// Channels of the group.
+    channels: usize,
+}
+
+impl Image {
+    /// Image `n` of the input, channels of `group`.
+    pub(crate) fn input(spec: &ConvSpec, n: usize, group: usize) -> Self {
+        let size = [spec.in_channels(), spec.in_height(), spec.in_width()];
+        Image::new(spec.layout(), size, n, group * spec.group_in_channels(), spec.group_in_channels())
+    }
+
+    /// Image `n` of the output, channels of `group`.
+    pub(crate) fn output(spec: &ConvSpec, n: usize, group: usize) -> Self {
+        let size = [spec.out_channels(), spec.out_height(), spec.out_width()];
+        Image::new(spec.layout(), size, n, group * spec.group_out_channels(), spec.group_out_channels())
+    }
+
+    fn new(layout: Layout, [c, h, w]: [usize; 3], n: usize, first: usize, channels: usize) -> Self {
+        let start = n * c * h * w;
+        match layout {
+            Layout::Nchw => {
+                Image { start: start + first * h * w, channel: h * w, pixel: 1, row: w, channels }
+            }
+            Layout::Nhwc => Image { start: start + first, channel: 1, pixel: c, row: w * c, channels },
+        }
+    }
+
+    /// Index of channel `c` (of the group) at (y, x).
+    pub(crate) fn at(&self, c: usize, y: usize, x: usize) -> usize {
+        self.start + c * self.channel + y * self.row + x * self.pixel
+    }
+
+    /// f32s from one pixel to the next in a row.
+    pub(crate) fn pixel(&self) -> usize {
+        self.pixel
+    }
+
+    /// f32s from one channel to the next.
+    pub(crate) fn channel(&self) -> usize {
+        self.channel
+    }
+
+    /// f32s from one row to the next.
+    pub(crate) fn row(&self) -> usize {
+        self.row
+    }
+}
+
+/// Rows and columns of the padded input that some output rows read.
+#[derive(Clone, Debug)]
+pub(crate) struct Window {
+    /// Rows, counted in the padded input.
+    rows: Range<usize>,
+    /// Columns, from the left of the padded input.
+    columns: usize,
+}
+
+impl Window {
+    /// What the output rows `rows` read.
+    pub(crate) fn under(spec: &ConvSpec, rows: &Range<usize>) -> Self {
+        let [kernel_height, kernel_width] = spec.dilated_kernel();
+        let [stride_y, stride_x] = spec.stride();
+        Window {
+            rows: rows.start * stride_y..(rows.end - 1) * stride_y + kernel_height,
+            columns: (spec.out_width() - 1) * stride_x + kernel_width,
+        }
+    }
+
+    pub(crate) fn rows(&self) -> usize {
+        self.rows.len()
+    }
+
+    pub(crate) fn columns(&self) -> usize {
+        self.columns
+    }
+
+    /// For each row of the window: its row of the input, if it is not padding.
+    fn input_rows(&self, spec: &ConvSpec) -> impl Iterator<Item = Option<usize>> {
+        let (top, height) = (spec.padding().top, spec.in_height());
+        self.rows.clone().map(move |y| y.checked_sub(top).filter(|&y| y < height))
+    }
+
+    /// Columns of the window that are not padding.
+    fn input_columns(&self, spec: &ConvSpec) -> Range<usize> {
+        let left = spec.padding().left.min(self.columns);
+        left..(left + spec.in_width()).min(self.columns).max(left)
+    }
+}
+
+/// Copies a window of `image` as `[row][column][channel]`, pixels `pitch` f32s apart.
+pub(crate) fn pack_pixels(
+    spec: &ConvSpec,
+    image: &Image,
+    window: &Window,
+    input: &[f32],
+    pitch: usize,
+    band: &mut [f32],
+) {
+    let inside = window.input_columns(spec);
+    for (source, row) in window.input_rows(spec).zip(band.chunks_exact_mut(window.columns * pitch)) {
+        let Some(y) = source.filter(|_| !inside.is_empty()) else {
+            row.fill(0.0);
+            continue;
+        };
+        row[..inside.start * pitch].fill(0.0);
+        row[inside.end * pitch..].fill(0.0);
+        let row = &mut row[inside.start * pitch..inside.end * pitch];
+        let start = image.at(0, y, 0);
+        if image.channel == 1 && image.pixel == pitch {
+            // Whole rows lie in the input as in the band.
+            let len = (inside.len() - 1) * pitch + image.channels;
+            row[..len].copy_from_slice(&input[start..start + len]);
+        } else if image.channel == 1 {
+            for (x, pixel) in row.chunks_exact_mut(pitch).enumerate() {
+                let start = start + x * image.pixel;
+                pixel[..image.channels].copy_from_slice(&input[start..start + image.channels]);
+            }
+        } else {
+            transpose(&input[start..], image.channel, image.channels, inside.len(), row, pitch);
+        }
+    }
+}
+
+/// How [`pack_planes`] lays a band out: `[channel][row][phase][column]`, where phase p holds the
+/// columns x with x mod stride = p, so that the pixels of neighbouring outputs lie side by side
+/// whatever the stride.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Planes {
+    /// Horizontal stride: the number of phases.
+    pub(crate) stride: usize,
+    /// f32s from one phase to the next.
+    pub(crate) phase: usize,
+    /// f32s from one row to the next.
+    pub(crate) row: usize,
+    /// f32s from one channel to the next.
+    pub(crate) channel: usize,
+}
+
+impl Planes {
+    /// For bands of at most `rows` output rows, read in vectors of `lanes` from every output column.
+    pub(crate) fn new(spec: &ConvSpec, rows: usize, lanes: usize) -> Self {
+        let stride = spec.stride()[1];
+        let window = Window::under(spec, &(0..rows));
+        // The last vector of a row may start at its last multiple of `lanes`.
+        let reach = (spec.dilated_kernel()[1] - 1) / stride;
+        let phase = spec.out_width().next_multiple_of(lanes) + reach;
+        let row = (phase * stride).next_multiple_of(lanes);
+        Planes { stride, phase, row, channel: row * window.rows() }
+    }
+
+    /// Distance of tap (channel c, row r, column s) of the kernel from output pixel (0, 0).
+    pub(crate) fn offset(&self, spec: &ConvSpec, [c, r, s]: [usize; 3]) -> usize {
+        let x = s * spec.dilation()[1];
+        c * self.channel + r * spec.dilation()[0] * self.row + x % self.stride * self.phase + x / self.stride
+    }
+}
+
+/// Copies a window of `image` as [`Planes`]; what is not input is zero.
+pub(crate) fn pack_planes(
+    spec: &ConvSpec,
+    image: &Image,
+    window: &Window,
+    input: &[f32],
+    planes: &Planes,
+    band: &mut [f32],
+) {
+    let inside = window.input_columns(spec);
+    for (c, plane) in band.chunks_exact_mut(planes.channel).take(image.channels).enumerate() {
+        for (source, row) in window.input_rows(spec).zip(plane.chunks_exact_mut(planes.row)) {
+            let Some(y) = source.filter(|_| !inside.is_empty()) else {
+                row.fill(0.0);
+                continue;
+            };
+            let start = image.at(c, y, 0);
+            if planes.stride == 1 && image.pixel == 1 {
+                row[..inside.start].fill(0.0);
+                row[inside.end..].fill(0.0);
+                row[inside.clone()].copy_from_slice(&input[start..start + inside.len()]);
+                continue;
+            }
+            row.fill(0.0);
+            for phase in 0..planes.stride {
+                // The first column of this phase at or after the padding.
+                let skip = (phase + planes.stride - inside.start % planes.stride) % planes.stride;
+                let first = (inside.start + skip) / planes.stride;
+                let count = inside.len().saturating_sub(skip).div_ceil(planes.stride);
+                let to = &mut row[phase * planes.phase + first..][..count];
+                let from =
+                    input[start..].iter().skip(skip * image.pixel).step_by(planes.stride * image.pixel);
+                for (to, from) in to.iter_mut().zip(from) {
+                    *to = *from;
+                }
+            }
+        }
+    }
+}
+
+/// `to[j * to_row + i] = from[i * from_row + j]` for i below `rows`, j below `columns`.
+fn transpose(from: &[f32], from_row: usize, rows: usize, columns: usize, to: &mut [f32], to_row: usize) {
+    if rows == 0 || columns == 0 {
+        return;
+    }
+    let from = &from[..(rows - 1) * from_row + columns];
+    let to = &mut to[..(columns - 1) * to_row + rows];
+    // SAFETY: both slices reach from their first to their last element of the block.
+    unsafe { transpose_raw(from.as_ptr(), from_row, rows, columns, to.as_mut_ptr(), to_row) }
+}
+
+/// `to[j * to_row + i] = from[i * from_row + j]` for i below `rows`, j below `columns`.
+///
+/// # Safety
+/// `from` is valid for reads at all those places, `to` for writes; they do not overlap.
+pub(crate) unsafe fn transpose_raw(
+    from: *const f32,
+    from_row: usize,
+    rows: usize,
+    columns: usize,
+    to: *mut f32,
+    to_row: usize,
+) {
+    let (whole_rows, whole_columns) = (rows / 4 * 4, columns / 4 * 4);
+    // SAFETY: every index below is of the form that the caller vouches for.
+    unsafe {
+        let load = |i: usize, j: usize| f32x4::new(from.add(i * from_row + j).cast::<[f32; 4]>().read());
+        for j in (0..whole_columns).step_by(4) {
+            for i in (0..whole_rows).step_by(4) {
+                let block = f32x4::transpose([load(i, j), load(i + 1, j), load(i + 2, j), load(i + 3, j)]);
+                for (k, column) in block.iter().enumerate() {
+                    to.add((j + k) * to_row + i).cast::<[f32; 4]>().write(column.to_array());
+                }
+            }
+            for i in whole_rows..rows {
+                for k in j..j + 4 {
+                    *to.add(k * to_row + i) = *from.add(i * from_row + k);
+                }
+            }
+        }
+        for j in whole_columns..columns {
+            for i in 0..rows {
+                *to.add(j * to_row + i) = *from.add(i * from_row + j);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The padded input, by the definition.
+    fn padded(spec: &ConvSpec, input: &[f32], n: usize, c: usize, y: usize, x: usize) -> f32 {
+        let (h, w) = (spec.in_height(), spec.in_width());
+        match (y.checked_sub(spec.padding().top), x.checked_sub(spec.padding().left)) {
+            (Some(y), Some(x)) if y < h && x < w => match spec.layout() {
+                Layout::Nchw => input[((n * spec.in_channels() + c) * h + y) * w + x],
+                Layout::Nhwc => input[((n * h + y) * w + x) * spec.in_channels() + c],
+            },
+            _ => 0.0,
+        }
+    }
+
+    #[test]
+    fn bands_hold_the_padded_input() {
+        for text in [
+            "n2 c6 h7 w9 o2 k3x5 p1,2,0,3 g2",
+            "n1 c4 h5 w5 o4 k3 s2 p2 d1x2",
+            "n1 c1 h3 w2 o1 k2x3 s3 p4,1,5,6",
+            "n1 c5 h1 w13 o1 k1x2 s1x3",
+        ] {
+            for layout in [Layout::Nchw, Layout::Nhwc] {
+                let spec = text.parse::<ConvSpec>().unwrap().with_layout(layout);
+                let input: Vec<f32> = (1..=spec.input_len()).map(|i| i as f32).collect();
+                let channels = spec.group_in_channels();
+                for (n, group, rows) in [
+                    (spec.batch() - 1, spec.groups() - 1, 0..spec.out_height()),
+                    (0, 0, spec.out_height() - 1..spec.out_height()),
+                ] {
+                    let image = Image::input(&spec, n, group);
+                    let window = Window::under(&spec, &rows);
+                    let pitch = channels + 3;
+                    let mut band = vec![f32::NAN; window.rows() * window.columns() * pitch];
+                    pack_pixels(&spec, &image, &window, &input, pitch, &mut band);
+                    let planes = Planes::new(&spec, rows.len(), 4);
+                    let mut split = vec![f32::NAN; planes.channel * channels];
+                    pack_planes(&spec, &image, &window, &input, &planes, &mut split);
+                    for y in 0..window.rows() {
+                        for x in 0..window.columns() {
+                            for c in 0..channels {
+                                let y_in = rows.start * spec.stride()[0] + y;
+                                let want = padded(&spec, &input, n, group * channels + c, y_in, x);
+                                assert_eq!(band[(y * window.columns() + x) * pitch + c], want, "{spec}");
+                                let (phase, column) = (x % planes.stride, x / planes.stride);
+                                let index =
+                                    c * planes.channel + y * planes.row + phase * planes.phase + column;
+                                assert_eq!(split[index], want, "{spec} {y} {x} {c}");
+                            }
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn transposed_twice_is_the_same() {
+        for (rows, columns) in [(1, 1), (4, 4), (5, 9), (16, 3), (3, 16)] {
+            let from: Vec<f32> = (0..rows * columns).map(|i| i as f32).collect();
+            let (mut to, mut back) = (vec![-1.0; columns * (rows + 1)], vec![-1.0; rows * columns]);
+            transpose(&from, columns, rows, columns, &mut to, rows + 1);
+            transpose(&to, rows + 1, columns, rows, &mut back, columns);
+            assert_eq!(back, from);
+        }
+    }
+}

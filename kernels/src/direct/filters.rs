@@ -1,0 +1,244 @@
+//! The form of [`direct`](super) whose lanes are filters.
+//!
+//! # Loop nest
+//! ```text
+//! for each unit (image, group, block of output rows, part of the panels):   parallel
+//!     copy the band (not for unpadded NHWC)
+//!     for each panel of filters: for each output row: for each tile of pixels in the row:
+//!         for each kernel row r: for each (kernel column s, channel c): outer product
+//! ```
+//! In the band the (s, c) of a pixel's window row are side by side, so a kernel row is one segment
+//! of kernel width × channels steps: few channels cost no short loops.
+//!
+//! NCHW outputs go through scratch memory, one panel of a block at a time, and are transposed there.
+
+use std::ops::Range;
+
+use crate::band::{Image, Window, pack_pixels, transpose_raw};
+use crate::buffer::LINE;
+use crate::cache::CacheSizes;
+use crate::error::ConvError;
+use crate::kernel::{Body, ErrorModel, Io, PlanOptions};
+use crate::microkernel::{Bias, Epilogue, Segments, Tile, balanced, tile_fn};
+use crate::parallel::{self, SharedOutput};
+use crate::partition::{Partition, Unit};
+use crate::simd::Simd;
+use crate::spec::{ConvSpec, Layout, Padding};
+use crate::weights::{Order, Panel, Panels};
+
+#[derive(Debug)]
+struct FiltersBody<S> {
+    simd: S,
+    spec: ConvSpec,
+    options: PlanOptions,
+    threads: usize,
+    panels: Panels,
+    partition: Partition,
+    /// f32s from pixel to pixel of the band; none if the input is read in place.
+    band_pitch: Option<usize>,
+    /// Bands and outputs of a thread.
+    band_len: usize,
+    staged_len: usize,
+}
+
+pub(super) fn prepare<S: Simd>(
+    simd: S,
+    spec: &ConvSpec,
+    weights: &[f32],
+    options: &PlanOptions,
+) -> Result<Box<dyn Body>, ConvError> {
+    let threads = parallel::worthwhile(options.threads, spec);
+    let panels = Panels::pack::<S>(spec, weights, Order::RowColumnChannel)?;
+    let band_pitch = band_pitch(spec);
+    let pitch = band_pitch.unwrap_or(0);
+    let band_len = |rows: usize| {
+        let window = Window::under(spec, &(0..rows));
+        (window.rows() * window.columns() * pitch).next_multiple_of(LINE)
+    };
+    let staged_len = |rows: usize| match spec.layout() {
+        Layout::Nchw => rows * spec.out_width() * S::NR,
+        Layout::Nhwc => 0,
+    };
+    // The most rows of which the band fills half the level-2 cache, staged outputs a quarter.
+    let l2 = CacheSizes::detect().l2 / 4;
+    let fits = |rows: usize| band_len(rows) <= l2 / 2 && staged_len(rows) <= l2 / 4;
+    let most = (2..=spec.out_height()).take_while(|&rows| fits(rows)).last().unwrap_or(1);
+    let images = spec.batch() * spec.groups();
+    let partition = Partition::new(images, spec.out_height(), most, 1, panels.count, threads);
+    Ok(Box::new(FiltersBody {
+        simd,
+        spec: *spec,
+        options: *options,
+        threads,
+        band_len: band_len(partition.block),
+        staged_len: staged_len(partition.block),
+        panels,
+        partition,
+        band_pitch,
+    }))
+}
+
+/// f32s from pixel to pixel of the band, if one is needed.
+fn band_pitch(spec: &ConvSpec) -> Option<usize> {
+    let channels = spec.group_in_channels();
+    // Rows of a tile a multiple of 2 KiB apart would fall in very few sets of the level-1 cache.
+    let collides = |pitch: usize| (4 * pitch * spec.stride()[1]).is_multiple_of(2048);
+    let in_place = spec.layout() == Layout::Nhwc
+        && spec.padding() == Padding::none()
+        && (spec.groups() == 1 || channels >= LINE)
+        && !collides(spec.in_channels());
+    (!in_place).then(|| if collides(channels) { channels + LINE } else { channels })
+}
+
+impl<S: Simd> FiltersBody<S> {
+    fn unit(&self, unit: &Unit, io: &Shared<'_>, scratch: &mut [f32]) {
+        let spec = &self.spec;
+        let (n, group) = (unit.image / spec.groups(), unit.image % spec.groups());
+        let rows = &unit.pixels;
+        let image = Image::input(spec, n, group);
+        let (band, staged) = scratch.split_at_mut(self.band_len);
+        let source = match self.band_pitch {
+            Some(pitch) => {
+                let window = Window::under(spec, rows);
+                pack_pixels(spec, &image, &window, io.input, pitch, band);
+                Source { start: band.as_ptr(), pixel: pitch, row: window.columns() * pitch }
+            }
+            None => Source {
+                start: io.input[image.at(0, rows.start * spec.stride()[0], 0)..].as_ptr(),
+                pixel: image.pixel(),
+                row: image.row(),
+            },
+        };
+        let output = Image::output(spec, n, group);
+        let bias = io.bias.map(|bias| bias[group * spec.group_out_channels()..].as_ptr());
+        for index in unit.filter_tiles.clone() {
+            let panel = self.panels.panel(group, index);
+            let epilogue = Epilogue {
+                bias: bias.map_or(Bias::None, |b| Bias::Columns(b.wrapping_add(panel.first))),
+                accumulate: self.options.accumulate,
+                limits: self.options.limits(),
+            };
+            match spec.layout() {
+                Layout::Nhwc => {
+                    // SAFETY: these rows and filters of the output belong to this unit alone.
+                    let start = unsafe { io.output.at(output.at(panel.first, rows.start, 0)) };
+                    // SAFETY: as above; pixels of the output are `pixel()` apart in every row.
+                    unsafe { self.panel(&panel, &source, rows, &epilogue, start, output.pixel()) };
+                }
+                Layout::Nchw => {
+                    let pixels = rows.len() * spec.out_width();
+                    let staged = &mut staged[..pixels * panel.width];
+                    // SAFETY: these rows and filters of the output belong to this unit alone, rows
+                    // lie without gaps, and the staged outputs have the same number of pixels.
+                    unsafe {
+                        let start = io.output.at(output.at(panel.first, rows.start, 0));
+                        let (channel, filters) = (output.channel(), panel.filters);
+                        if epilogue.accumulate {
+                            transpose_raw(start, channel, filters, pixels, staged.as_mut_ptr(), panel.width);
+                        }
+                        self.panel(&panel, &source, rows, &epilogue, staged.as_mut_ptr(), panel.width);
+                        transpose_raw(staged.as_ptr(), panel.width, pixels, filters, start, channel);
+                    }
+                }
+            }
+        }
+    }
+
+    /// All outputs of a panel in some rows, stored pixel by pixel from `c`, `c_row` f32s apart.
+    ///
+    /// # Safety
+    /// Those places are valid for writes of `panel.filters` f32s (and reads, when accumulating), and
+    /// nobody else touches them; `source` holds the window under the rows.
+    unsafe fn panel(
+        &self,
+        panel: &Panel<'_>,
+        source: &Source,
+        rows: &Range<usize>,
+        epilogue: &Epilogue,
+        c: *mut f32,
+        c_row: usize,
+    ) {
+        let spec = &self.spec;
+        let [kernel_height, kernel_width] = spec.kernel();
+        let [stride_y, stride_x] = spec.stride();
+        let [dilation_y, dilation_x] = spec.dilation();
+        let (channels, width) = (spec.group_in_channels(), spec.out_width());
+        let dense = dilation_x == 1 && source.pixel == channels;
+        let (len, inner) = if dense {
+            (kernel_width * channels, Segments::ONE)
+        } else {
+            let b = channels * panel.width;
+            (channels, Segments { count: kernel_width, a: dilation_x * source.pixel, b })
+        };
+        let outer = Segments {
+            count: kernel_height,
+            a: dilation_y * source.row,
+            b: kernel_width * channels * panel.width,
+        };
+        let most = balanced(width, S::MR);
+        for (y, _) in rows.clone().enumerate() {
+            for x in (0..width).step_by(most) {
+                let n = most.min(width - x);
+                let tile = Tile {
+                    a: source.start.wrapping_add(y * stride_y * source.row + x * stride_x * source.pixel),
+                    a_row: stride_x * source.pixel,
+                    a_step: 1,
+                    b: panel.data.as_ptr(),
+                    b_step: panel.width,
+                    len,
+                    outer,
+                    inner,
+                    c: c.wrapping_add((y * width + x) * c_row),
+                    c_row,
+                    columns: panel.filters,
+                    epilogue: *epilogue,
+                };
+                // SAFETY: the window holds every pixel under the tile, the panel every step.
+                unsafe { tile_fn::<S>(n, panel.vectors)(self.simd, &tile) };
+            }
+        }
+    }
+}
+
+/// The window that tiles read: where it starts, and its strides.
+struct Source {
+    start: *const f32,
+    pixel: usize,
+    row: usize,
+}
+
+/// Buffers of a run that all its tasks see.
+struct Shared<'a> {
+    input: &'a [f32],
+    bias: Option<&'a [f32]>,
+    output: SharedOutput,
+}
+
+impl<S: Simd> Body for FiltersBody<S> {
+    fn scratch_len(&self) -> usize {
+        self.threads * (self.band_len + self.staged_len)
+    }
+
+    fn packed_bytes(&self) -> usize {
+        self.panels.bytes()
+    }
+
+    fn threads(&self) -> usize {
+        self.threads
+    }
+
+    fn error_model(&self) -> ErrorModel {
+        ErrorModel::sum(&self.spec)
+    }
+
+    fn run(&self, io: Io<'_>, scratch: &mut [f32]) {
+        let units = self.partition.units(self.spec.batch() * self.spec.groups());
+        let shared = Shared { input: io.input, bias: io.bias, output: SharedOutput::new(io.output) };
+        let each = self.band_len + self.staged_len;
+        parallel::for_each_range(self.threads, units, scratch, each, &|range, scratch| {
+            for index in range {
+                self.unit(&self.partition.unit(index), &shared, scratch);
+            }
+        });
+    }
+}

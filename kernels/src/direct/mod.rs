@@ -1,0 +1,93 @@
+//! `direct`: the definition in registers, without an im2col buffer.
+//!
+//! # Idea
+//! A register tile holds a block of outputs, pixels × filters, over the whole reduction; input pixels
+//! are read where they lie. What lies along the lanes of a vector is chosen by shape:
+//!
+//! - *filters* ([`filters`]): a step broadcasts one channel of each pixel and multiplies it with a
+//!   vector of filters. Good for 8 and more filters.
+//! - *pixels* ([`pixels`]): a step loads a vector of neighbouring pixels and multiplies it with one
+//!   weight of each filter. Good for few filters (LeNet's 6, groups of 4) where vectors of filters
+//!   would be mostly empty, and for wide rows.
+//!
+//! # Data layout
+//! A *band*, the padded input rows under some output rows, is copied to scratch memory in the order
+//! that the form reads, from either layout, so that no loop knows about edges. It stays in half the
+//! level-2 cache. Without padding NHWC inputs are read in place.
+//!
+//! ```text
+//! filters: band [row][column][channel],      weights [panel][r][s][channel][vectors · LANES]
+//! pixels:  band [channel][row][phase][column], weights [strip][channel][r][s][rows]
+//! ```
+//!
+//! # Supports and refuses
+//! Everything, except paddings so large that one band would not fit memory sensibly.
+//!
+//! # Error model
+//! One chain of multiply-adds for each output element: [`ErrorModel::Sum`]. Pixels in the padding
+//! are multiplied as zeros: an infinite or NaN weight meets them and gives NaN.
+//!
+//! # Source
+//! Zhang, Franchetti, Low, "High Performance Zero-Memory Overhead Direct Convolutions", ICML 2018;
+//! Georganas et al., "Anatomy of High-Performance Deep Learning Convolutions on SIMD Architectures",
+//! SC 2018.
+//!
+//! [`ErrorModel::Sum`]: crate::ErrorModel::Sum
+
+mod filters;
+mod pixels;
+
+use crate::band::Window;
+use crate::error::ConvError;
+use crate::kernel::{Body, PlanOptions};
+use crate::registry::Algorithm;
+use crate::simd::Simd;
+use crate::spec::{ConvSpec, Layout};
+
+/// Explicit SIMD without im2col.
+pub(crate) struct Direct;
+
+impl Algorithm for Direct {
+    const NAME: &'static str = "direct";
+
+    fn supports(spec: &ConvSpec) -> Result<(), String> {
+        // Most f32s in the band of one output row: 16 MiB.
+        const MOST: usize = 4 << 20;
+        let window = Window::under(spec, &(0..1));
+        let band = [window.columns(), spec.group_in_channels()]
+            .iter()
+            .try_fold(window.rows(), |product, &n| product.checked_mul(n));
+        match band {
+            Some(len) if len <= MOST => Ok(()),
+            _ => Err(format!(
+                "rows of {} padded columns under a kernel of {} rows (needs at most {MOST} f32s for one \
+                 output row)",
+                window.columns(),
+                window.rows()
+            )),
+        }
+    }
+
+    fn prepare<S: Simd>(
+        simd: S,
+        spec: &ConvSpec,
+        weights: &[f32],
+        options: &PlanOptions,
+    ) -> Result<Box<dyn Body>, ConvError> {
+        if lanes_are_pixels::<S>(spec) {
+            pixels::prepare(simd, spec, weights, options)
+        } else {
+            filters::prepare(simd, spec, weights, options)
+        }
+    }
+}
+
+/// Which form wastes fewer lanes, with a handicap for the one that has to convert the layout.
+fn lanes_are_pixels<S: Simd>(spec: &ConvSpec) -> bool {
+    let used = |n: usize| n as f64 / n.next_multiple_of(S::LANES) as f64;
+    let (filters, pixels) = (used(spec.group_out_channels()), used(spec.out_width()));
+    match spec.layout() {
+        Layout::Nchw => pixels >= 0.9 * filters,
+        Layout::Nhwc => 0.8 * pixels > filters,
+    }
+}

@@ -1,0 +1,221 @@
+//! The form of [`direct`](super) whose lanes are pixels.
+//!
+//! # Loop nest
+//! ```text
+//! for each unit (image, group, block of output rows, part of the strips):   parallel
+//!     copy the band, channels apart, columns split by phase of the stride
+//!     for each strip of filters: for each tile of vectors of the rows:
+//!         for each step (channel, r, s): vectors of pixels × one weight of each filter
+//! ```
+//! The vectors of a tile may come from different rows, so narrow images fill them as well as wide
+//! ones. A table of offsets, one for each step, stands for channel, dilation and stride.
+//!
+//! NHWC outputs go through scratch memory, one strip of a block at a time, and are transposed there.
+
+use crate::band::{Image, Planes, Window, pack_planes, transpose_raw};
+use crate::cache::CacheSizes;
+use crate::error::ConvError;
+use crate::kernel::{Body, ErrorModel, Io, PlanOptions};
+use crate::microkernel::{Bias, Epilogue, MOST_VECTORS, PixelTile, pixel_tile_fn, pixel_tile_shape};
+use crate::parallel::{self, SharedOutput};
+use crate::partition::{Partition, Unit};
+use crate::simd::Simd;
+use crate::spec::{ConvSpec, Layout};
+use crate::weights::{Order, Strip, Strips};
+
+#[derive(Debug)]
+struct PixelsBody<S> {
+    simd: S,
+    spec: ConvSpec,
+    options: PlanOptions,
+    threads: usize,
+    strips: Strips,
+    partition: Partition,
+    planes: Planes,
+    /// Distance of each step's pixels from the output pixel's first.
+    offsets: Vec<usize>,
+    /// Vectors of a tile.
+    vectors: usize,
+    band_len: usize,
+    staged_len: usize,
+}
+
+pub(super) fn prepare<S: Simd>(
+    simd: S,
+    spec: &ConvSpec,
+    weights: &[f32],
+    options: &PlanOptions,
+) -> Result<Box<dyn Body>, ConvError> {
+    let threads = parallel::worthwhile(options.threads, spec);
+    let strips = Strips::pack::<S>(spec, weights, Order::ChannelRowColumn)?;
+    let (_, vectors) = pixel_tile_shape::<S>(spec.group_out_channels());
+    let channels = spec.group_in_channels();
+    let band_len = |rows: usize| Planes::new(spec, rows, S::LANES).channel * channels;
+    let staged_len = |rows: usize| match spec.layout() {
+        Layout::Nchw => 0,
+        Layout::Nhwc => rows * spec.out_width() * strips.rows.next_multiple_of(16),
+    };
+    let l2 = CacheSizes::detect().l2 / 4;
+    let fits = |rows: usize| band_len(rows) <= l2 / 2 && staged_len(rows) <= l2 / 4;
+    let most = (2..=spec.out_height()).take_while(|&rows| fits(rows)).last().unwrap_or(1);
+    let images = spec.batch() * spec.groups();
+    let partition = Partition::new(images, spec.out_height(), most, 1, strips.count, threads);
+    let planes = Planes::new(spec, partition.block, S::LANES);
+    let [kernel_height, kernel_width] = spec.kernel();
+    let mut offsets = Vec::new();
+    let steps = channels * kernel_height * kernel_width;
+    offsets
+        .try_reserve_exact(steps)
+        .map_err(|_| ConvError::OutOfMemory { bytes: steps * size_of::<usize>() })?;
+    for c in 0..channels {
+        for r in 0..kernel_height {
+            offsets.extend((0..kernel_width).map(|s| planes.offset(spec, [c, r, s])));
+        }
+    }
+    Ok(Box::new(PixelsBody {
+        simd,
+        spec: *spec,
+        options: *options,
+        threads,
+        band_len: band_len(partition.block),
+        staged_len: staged_len(partition.block),
+        strips,
+        partition,
+        planes,
+        offsets,
+        vectors,
+    }))
+}
+
+impl<S: Simd> PixelsBody<S> {
+    fn unit(
+        &self,
+        unit: &Unit,
+        input: &[f32],
+        bias: Option<&[f32]>,
+        output: SharedOutput,
+        scratch: &mut [f32],
+    ) {
+        let spec = &self.spec;
+        let (n, group) = (unit.image / spec.groups(), unit.image % spec.groups());
+        let rows = &unit.pixels;
+        let (band, staged) = scratch.split_at_mut(self.band_len);
+        let window = Window::under(spec, rows);
+        pack_planes(spec, &Image::input(spec, n, group), &window, input, &self.planes, band);
+        let image = Image::output(spec, n, group);
+        let bias = bias.map(|bias| bias[group * spec.group_out_channels()..].as_ptr());
+        for index in unit.filter_tiles.clone() {
+            let strip = self.strips.strip(group, index);
+            let epilogue = Epilogue {
+                bias: bias.map_or(Bias::None, |b| Bias::Rows(b.wrapping_add(strip.first))),
+                accumulate: self.options.accumulate,
+                limits: self.options.limits(),
+            };
+            // SAFETY: these rows and filters of the output belong to this unit alone.
+            let start = unsafe { output.at(image.at(strip.first, rows.start, 0)) };
+            match spec.layout() {
+                // SAFETY: as above; filters of the output are `channel()` apart, rows without gaps.
+                Layout::Nchw => unsafe {
+                    self.strip(&strip, band, rows.len(), &epilogue, start, image.channel());
+                },
+                Layout::Nhwc => {
+                    let pixels = rows.len() * spec.out_width();
+                    let staged = &mut staged[..pixels * strip.filters];
+                    // SAFETY: as above; pixels of the output are `pixel()` apart over row ends, and
+                    // the staged outputs have the same number of pixels.
+                    unsafe {
+                        let (pixel, filters) = (image.pixel(), strip.filters);
+                        if epilogue.accumulate {
+                            transpose_raw(start, pixel, pixels, filters, staged.as_mut_ptr(), pixels);
+                        }
+                        self.strip(&strip, band, rows.len(), &epilogue, staged.as_mut_ptr(), pixels);
+                        transpose_raw(staged.as_ptr(), pixels, filters, pixels, start, pixel);
+                    }
+                }
+            }
+        }
+    }
+
+    /// All outputs of a strip in the band's `rows` output rows, stored row by row from `c`, filters
+    /// `c_row` f32s apart.
+    ///
+    /// # Safety
+    /// Those places are valid for writes (and reads, when accumulating), and nobody else touches
+    /// them.
+    unsafe fn strip(
+        &self,
+        strip: &Strip<'_>,
+        band: &[f32],
+        rows: usize,
+        epilogue: &Epilogue,
+        c: *mut f32,
+        c_row: usize,
+    ) {
+        let width = self.spec.out_width();
+        let step = self.spec.stride()[0] * self.planes.row;
+        let mut tile = PixelTile {
+            a: strip.data.as_ptr(),
+            a_step: self.strips.rows,
+            b: [band.as_ptr(); MOST_VECTORS],
+            offsets: &self.offsets,
+            c: [c; MOST_VECTORS],
+            c_row,
+            lanes: [0; MOST_VECTORS],
+            epilogue: *epilogue,
+        };
+        let mut used = 0;
+        for y in 0..rows {
+            for x in (0..width).step_by(S::LANES) {
+                tile.b[used] = band.as_ptr().wrapping_add(y * step + x);
+                tile.c[used] = c.wrapping_add(y * width + x);
+                tile.lanes[used] = S::LANES.min(width - x);
+                used += 1;
+                if used == self.vectors {
+                    // SAFETY: the band has room for whole vectors from every output column at every
+                    // offset; outputs are valid, by the caller's promise.
+                    unsafe { pixel_tile_fn::<S>(strip.filters, used)(self.simd, &tile) };
+                    used = 0;
+                }
+            }
+        }
+        // What is left, in tiles of fewer vectors.
+        while used > 0 {
+            let vectors = 1 << used.ilog2();
+            // SAFETY: as above.
+            unsafe { pixel_tile_fn::<S>(strip.filters, vectors)(self.simd, &tile) };
+            tile.b.copy_within(vectors..used, 0);
+            tile.c.copy_within(vectors..used, 0);
+            tile.lanes.copy_within(vectors..used, 0);
+            used -= vectors;
+        }
+    }
+}
+
+impl<S: Simd> Body for PixelsBody<S> {
+    fn scratch_len(&self) -> usize {
+        self.threads * (self.band_len + self.staged_len)
+    }
+
+    fn packed_bytes(&self) -> usize {
+        self.strips.bytes()
+    }
+
+    fn threads(&self) -> usize {
+        self.threads
+    }
+
+    fn error_model(&self) -> ErrorModel {
+        ErrorModel::sum(&self.spec)
+    }
+
+    fn run(&self, io: Io<'_>, scratch: &mut [f32]) {
+        let units = self.partition.units(self.spec.batch() * self.spec.groups());
+        let output = SharedOutput::new(io.output);
+        let each = self.band_len + self.staged_len;
+        parallel::for_each_range(self.threads, units, scratch, each, &|range, scratch| {
+            for index in range {
+                self.unit(&self.partition.unit(index), io.input, io.bias, output, scratch);
+            }
+        });
+    }
+}
