@@ -11,6 +11,8 @@ mod direct;
 mod error;
 #[cfg(any(feature = "im2col", feature = "pointwise"))]
 mod gemm;
+#[cfg(feature = "im2col")]
+mod im2col;
 mod kernel;
 mod microkernel;
 mod naive;

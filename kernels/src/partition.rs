@@ -1,6 +1,11 @@
 //! How a run's work is cut into units that threads share: blocks of pixels × parts of the filters.
 
+use std::fmt;
 use std::ops::Range;
+
+use crate::kernel::{Body, ErrorModel, Io};
+use crate::parallel::{self, SharedOutput};
+use crate::spec::ConvSpec;
 
 /// Units of work: `blocks` of pixels, each for all filters or for a part of them. Pixels are split
 /// first, because a part of the filters has to prepare its pixels anew.
@@ -62,6 +67,69 @@ impl Partition {
             pixels: first..(first + self.block).min(self.pixels),
             filter_tiles: bound(part)..bound(part + 1),
         }
+    }
+}
+
+/// Buffers of a run, seen by all its units.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Shared<'a> {
+    pub(crate) input: &'a [f32],
+    pub(crate) bias: Option<&'a [f32]>,
+    pub(crate) output: SharedOutput,
+}
+
+impl Shared<'_> {
+    /// The bias of a group's filters.
+    pub(crate) fn group_bias(&self, spec: &ConvSpec, group: usize) -> Option<*const f32> {
+        self.bias.map(|bias| bias[group * spec.group_out_channels()..].as_ptr())
+    }
+}
+
+/// What a kernel does with one unit.
+pub(crate) trait Worker: Send + Sync + fmt::Debug {
+    /// f32s of scratch memory that a thread needs.
+    fn scratch_len(&self) -> usize;
+    /// Bytes of packed weights.
+    fn packed_bytes(&self) -> usize;
+    /// Computes all outputs of a unit, and touches no others.
+    fn unit(&self, unit: &Unit, io: &Shared<'_>, scratch: &mut [f32]);
+}
+
+/// A sum of products over units (image and group, block of pixels, part of the filters).
+#[derive(Debug)]
+pub(crate) struct Partitioned<W> {
+    pub(crate) spec: ConvSpec,
+    pub(crate) threads: usize,
+    pub(crate) partition: Partition,
+    pub(crate) worker: W,
+}
+
+impl<W: Worker> Body for Partitioned<W> {
+    fn scratch_len(&self) -> usize {
+        self.threads * self.worker.scratch_len()
+    }
+
+    fn packed_bytes(&self) -> usize {
+        self.worker.packed_bytes()
+    }
+
+    fn threads(&self) -> usize {
+        self.threads
+    }
+
+    fn error_model(&self) -> ErrorModel {
+        ErrorModel::sum(&self.spec)
+    }
+
+    fn run(&self, io: Io<'_>, scratch: &mut [f32]) {
+        let units = self.partition.units(self.spec.batch() * self.spec.groups());
+        let shared = Shared { input: io.input, bias: io.bias, output: SharedOutput::new(io.output) };
+        let each = self.worker.scratch_len();
+        parallel::for_each_range(self.threads, units, scratch, each, &|range, scratch| {
+            for index in range {
+                self.worker.unit(&self.partition.unit(index), &shared, scratch);
+            }
+        });
     }
 }
 

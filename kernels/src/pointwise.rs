@@ -41,9 +41,9 @@ use crate::buffer::LINE;
 use crate::cache::CacheSizes;
 use crate::error::ConvError;
 use crate::gemm::{Pass, filters_by_pixels, pixels_by_filters};
-use crate::kernel::{Body, ErrorModel, Io, PlanOptions};
-use crate::parallel::{self, SharedOutput};
-use crate::partition::{Partition, Unit};
+use crate::kernel::{Body, PlanOptions};
+use crate::parallel;
+use crate::partition::{Partition, Partitioned, Shared, Unit, Worker};
 use crate::registry::Algorithm;
 use crate::simd::Simd;
 use crate::spec::{ConvSpec, Layout, Padding};
@@ -82,21 +82,21 @@ impl Algorithm for Pointwise {
             Layout::Nhwc => {
                 let panels = Panels::pack::<S>(spec, weights, Order::RowColumnChannel)?;
                 let partition = Partition::new(images, pixels, most, S::MR, panels.count, threads);
-                let packed_row = packed_row(spec);
-                Box::new(NhwcBody {
+                let worker = Nhwc {
                     simd,
                     spec: *spec,
                     options: *options,
-                    threads,
                     panels,
-                    partition,
-                    packed_row,
-                })
+                    block: partition.block,
+                    packed_row: packed_row(spec),
+                };
+                Box::new(Partitioned { spec: *spec, threads, partition, worker })
             }
             Layout::Nchw => {
                 let strips = Strips::pack::<S>(spec, weights, Order::ChannelRowColumn)?;
                 let partition = Partition::new(images, pixels, most, S::NR, strips.count, threads);
-                Box::new(NchwBody { simd, spec: *spec, options: *options, threads, strips, partition })
+                let worker = Nchw { simd, spec: *spec, options: *options, strips, block: partition.block };
+                Box::new(Partitioned { spec: *spec, threads, partition, worker })
             }
         })
     }
@@ -110,29 +110,25 @@ fn packed_row(spec: &ConvSpec) -> Option<usize> {
 }
 
 #[derive(Debug)]
-struct NhwcBody<S> {
+struct Nhwc<S> {
     simd: S,
     spec: ConvSpec,
     options: PlanOptions,
-    threads: usize,
     panels: Panels,
-    partition: Partition,
+    block: usize,
     packed_row: Option<usize>,
 }
 
-impl<S: Simd> NhwcBody<S> {
-    fn scratch_each(&self) -> usize {
-        self.packed_row.map_or(0, |row| row * self.partition.block).next_multiple_of(LINE)
+impl<S: Simd> Worker for Nhwc<S> {
+    fn scratch_len(&self) -> usize {
+        self.packed_row.map_or(0, |row| row * self.block).next_multiple_of(LINE)
     }
 
-    fn unit(
-        &self,
-        unit: &Unit,
-        input: &[f32],
-        bias: Option<&[f32]>,
-        output: SharedOutput,
-        scratch: &mut [f32],
-    ) {
+    fn packed_bytes(&self) -> usize {
+        self.panels.bytes()
+    }
+
+    fn unit(&self, unit: &Unit, io: &Shared<'_>, scratch: &mut [f32]) {
         let spec = &self.spec;
         let (image, group) = (unit.image / spec.groups(), unit.image % spec.groups());
         let (channels, filters) = (spec.group_in_channels(), spec.group_out_channels());
@@ -143,15 +139,15 @@ impl<S: Simd> NhwcBody<S> {
             (row + x * spec.stride()[1]) * spec.in_channels() + group * channels
         };
         let (a, a_row) = match self.packed_row {
-            None => (input[source(unit.pixels.start)..].as_ptr(), spec.in_channels()),
+            None => (io.input[source(unit.pixels.start)..].as_ptr(), spec.in_channels()),
             Some(row) => {
                 for (pixel, packed) in unit.pixels.clone().zip(scratch.chunks_exact_mut(row)) {
-                    packed[..channels].copy_from_slice(&input[source(pixel)..][..channels]);
+                    packed[..channels].copy_from_slice(&io.input[source(pixel)..][..channels]);
                 }
                 (scratch.as_ptr(), row)
             }
         };
-        let bias = bias.map(|bias| bias[group * filters..].as_ptr());
+        let bias = io.group_bias(spec, group);
         let pass = Pass::of(0, channels, channels, &self.options, bias);
         let start = (image * pixels + unit.pixels.start) * spec.out_channels() + group * filters;
         // SAFETY: the unit's pixels are read in place (with stride 1 they lie `in_channels` apart
@@ -166,69 +162,37 @@ impl<S: Simd> NhwcBody<S> {
                 group,
                 unit.filter_tiles.clone(),
                 &pass,
-                output.at(start),
+                io.output.at(start),
                 spec.out_channels(),
             );
         }
     }
 }
 
-impl<S: Simd> Body for NhwcBody<S> {
-    fn scratch_len(&self) -> usize {
-        self.threads * self.scratch_each()
-    }
-
-    fn packed_bytes(&self) -> usize {
-        self.panels.bytes()
-    }
-
-    fn threads(&self) -> usize {
-        self.threads
-    }
-
-    fn error_model(&self) -> ErrorModel {
-        ErrorModel::sum(&self.spec)
-    }
-
-    fn run(&self, io: Io<'_>, scratch: &mut [f32]) {
-        let units = self.partition.units(self.spec.batch() * self.spec.groups());
-        let output = SharedOutput::new(io.output);
-        parallel::for_each_range(self.threads, units, scratch, self.scratch_each(), &|range, scratch| {
-            for index in range {
-                self.unit(&self.partition.unit(index), io.input, io.bias, output, scratch);
-            }
-        });
-    }
-}
-
 #[derive(Debug)]
-struct NchwBody<S> {
+struct Nchw<S> {
     simd: S,
     spec: ConvSpec,
     options: PlanOptions,
-    threads: usize,
     strips: Strips,
-    partition: Partition,
+    block: usize,
 }
 
-impl<S: Simd> NchwBody<S> {
-    fn scratch_each(&self) -> usize {
-        self.spec.group_in_channels() * self.partition.block.next_multiple_of(S::NR)
+impl<S: Simd> Worker for Nchw<S> {
+    fn scratch_len(&self) -> usize {
+        self.spec.group_in_channels() * self.block.next_multiple_of(S::NR)
     }
 
-    fn unit(
-        &self,
-        unit: &Unit,
-        input: &[f32],
-        bias: Option<&[f32]>,
-        output: SharedOutput,
-        scratch: &mut [f32],
-    ) {
+    fn packed_bytes(&self) -> usize {
+        self.strips.bytes()
+    }
+
+    fn unit(&self, unit: &Unit, io: &Shared<'_>, scratch: &mut [f32]) {
         let spec = &self.spec;
         let (channels, filters) = (spec.group_in_channels(), spec.group_out_channels());
         let (in_pixels, pixels) = (spec.in_height() * spec.in_width(), spec.out_height() * spec.out_width());
         let group = unit.image % spec.groups();
-        let planes = &input[unit.image * channels * in_pixels..][..channels * in_pixels];
+        let planes = &io.input[unit.image * channels * in_pixels..][..channels * in_pixels];
         for (panel, packed) in scratch.chunks_exact_mut(channels * S::NR).enumerate() {
             let first = unit.pixels.start + panel * S::NR;
             if first >= unit.pixels.end {
@@ -240,7 +204,7 @@ impl<S: Simd> NchwBody<S> {
                 row[end - first..].fill(0.0);
             }
         }
-        let bias = bias.map(|bias| bias[group * filters..].as_ptr());
+        let bias = io.group_bias(spec, group);
         let pass = Pass::of(0, channels, channels, &self.options, bias);
         let start = unit.image * filters * pixels + unit.pixels.start;
         // SAFETY: the unit's output elements belong to it alone.
@@ -253,12 +217,14 @@ impl<S: Simd> NchwBody<S> {
                 scratch,
                 unit.pixels.len(),
                 &pass,
-                output.at(start),
+                io.output.at(start),
                 pixels,
             );
         }
     }
+}
 
+impl<S: Simd> Nchw<S> {
     /// Copies the input pixels under output pixels `first..` of one plane.
     fn pack_row(&self, plane: &[f32], first: usize, row: &mut [f32]) {
         let [stride_y, stride_x] = self.spec.stride();
@@ -274,33 +240,5 @@ impl<S: Simd> NchwBody<S> {
                 (y, x) = (y + 1, 0);
             }
         }
-    }
-}
-
-impl<S: Simd> Body for NchwBody<S> {
-    fn scratch_len(&self) -> usize {
-        self.threads * self.scratch_each()
-    }
-
-    fn packed_bytes(&self) -> usize {
-        self.strips.bytes()
-    }
-
-    fn threads(&self) -> usize {
-        self.threads
-    }
-
-    fn error_model(&self) -> ErrorModel {
-        ErrorModel::sum(&self.spec)
-    }
-
-    fn run(&self, io: Io<'_>, scratch: &mut [f32]) {
-        let units = self.partition.units(self.spec.batch() * self.spec.groups());
-        let output = SharedOutput::new(io.output);
-        parallel::for_each_range(self.threads, units, scratch, self.scratch_each(), &|range, scratch| {
-            for index in range {
-                self.unit(&self.partition.unit(index), io.input, io.bias, output, scratch);
-            }
-        });
     }
 }

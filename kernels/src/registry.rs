@@ -7,6 +7,8 @@ use crate::auto;
 #[cfg(feature = "direct")]
 use crate::direct;
 use crate::error::{ConvError, Unavailable, Unsupported};
+#[cfg(feature = "im2col")]
+use crate::im2col;
 use crate::kernel::{self, Body, Kernel, Plan, PlanOptions, Prepared};
 use crate::naive;
 #[cfg(feature = "pointwise")]
@@ -79,6 +81,8 @@ const fn simd<A: Algorithm>() -> Row {
 static ROWS: &[Row] = &[
     Row { name: "auto", isas: &[], supports: |_| Ok(()), plan: auto::plan },
     scalar::<naive::Naive>(),
+    #[cfg(feature = "im2col")]
+    simd::<im2col::Im2colGemm>(),
     #[cfg(feature = "direct")]
     simd::<direct::Direct>(),
     #[cfg(feature = "pointwise")]

@@ -18,22 +18,20 @@ use crate::band::{Image, Window, pack_pixels, transpose_raw};
 use crate::buffer::LINE;
 use crate::cache::CacheSizes;
 use crate::error::ConvError;
-use crate::kernel::{Body, ErrorModel, Io, PlanOptions};
+use crate::kernel::{Body, PlanOptions};
 use crate::microkernel::{Bias, Epilogue, Segments, Tile, balanced, tile_fn};
-use crate::parallel::{self, SharedOutput};
-use crate::partition::{Partition, Unit};
+use crate::parallel;
+use crate::partition::{Partition, Partitioned, Shared, Unit, Worker};
 use crate::simd::Simd;
 use crate::spec::{ConvSpec, Layout, Padding};
 use crate::weights::{Order, Panel, Panels};
 
 #[derive(Debug)]
-struct FiltersBody<S> {
+struct Filters<S> {
     simd: S,
     spec: ConvSpec,
     options: PlanOptions,
-    threads: usize,
     panels: Panels,
-    partition: Partition,
     /// f32s from pixel to pixel of the band; none if the input is read in place.
     band_pitch: Option<usize>,
     /// Bands and outputs of a thread.
@@ -65,17 +63,16 @@ pub(super) fn prepare<S: Simd>(
     let most = (2..=spec.out_height()).take_while(|&rows| fits(rows)).last().unwrap_or(1);
     let images = spec.batch() * spec.groups();
     let partition = Partition::new(images, spec.out_height(), most, 1, panels.count, threads);
-    Ok(Box::new(FiltersBody {
+    let worker = Filters {
         simd,
         spec: *spec,
         options: *options,
-        threads,
         band_len: band_len(partition.block),
         staged_len: staged_len(partition.block),
         panels,
-        partition,
         band_pitch,
-    }))
+    };
+    Ok(Box::new(Partitioned { spec: *spec, threads, partition, worker }))
 }
 
 /// f32s from pixel to pixel of the band, if one is needed.
@@ -90,7 +87,15 @@ fn band_pitch(spec: &ConvSpec) -> Option<usize> {
     (!in_place).then(|| if collides(channels) { channels + LINE } else { channels })
 }
 
-impl<S: Simd> FiltersBody<S> {
+impl<S: Simd> Worker for Filters<S> {
+    fn scratch_len(&self) -> usize {
+        self.band_len + self.staged_len
+    }
+
+    fn packed_bytes(&self) -> usize {
+        self.panels.bytes()
+    }
+
     fn unit(&self, unit: &Unit, io: &Shared<'_>, scratch: &mut [f32]) {
         let spec = &self.spec;
         let (n, group) = (unit.image / spec.groups(), unit.image % spec.groups());
@@ -110,7 +115,7 @@ impl<S: Simd> FiltersBody<S> {
             },
         };
         let output = Image::output(spec, n, group);
-        let bias = io.bias.map(|bias| bias[group * spec.group_out_channels()..].as_ptr());
+        let bias = io.group_bias(spec, group);
         for index in unit.filter_tiles.clone() {
             let panel = self.panels.panel(group, index);
             let epilogue = Epilogue {
@@ -143,7 +148,9 @@ impl<S: Simd> FiltersBody<S> {
             }
         }
     }
+}
 
+impl<S: Simd> Filters<S> {
     /// All outputs of a panel in some rows, stored pixel by pixel from `c`, `c_row` f32s apart.
     ///
     /// # Safety
@@ -205,40 +212,4 @@ struct Source {
     start: *const f32,
     pixel: usize,
     row: usize,
-}
-
-/// Buffers of a run that all its tasks see.
-struct Shared<'a> {
-    input: &'a [f32],
-    bias: Option<&'a [f32]>,
-    output: SharedOutput,
-}
-
-impl<S: Simd> Body for FiltersBody<S> {
-    fn scratch_len(&self) -> usize {
-        self.threads * (self.band_len + self.staged_len)
-    }
-
-    fn packed_bytes(&self) -> usize {
-        self.panels.bytes()
-    }
-
-    fn threads(&self) -> usize {
-        self.threads
-    }
-
-    fn error_model(&self) -> ErrorModel {
-        ErrorModel::sum(&self.spec)
-    }
-
-    fn run(&self, io: Io<'_>, scratch: &mut [f32]) {
-        let units = self.partition.units(self.spec.batch() * self.spec.groups());
-        let shared = Shared { input: io.input, bias: io.bias, output: SharedOutput::new(io.output) };
-        let each = self.band_len + self.staged_len;
-        parallel::for_each_range(self.threads, units, scratch, each, &|range, scratch| {
-            for index in range {
-                self.unit(&self.partition.unit(index), &shared, scratch);
-            }
-        });
-    }
 }

@@ -15,22 +15,20 @@
 use crate::band::{Image, Planes, Window, pack_planes, transpose_raw};
 use crate::cache::CacheSizes;
 use crate::error::ConvError;
-use crate::kernel::{Body, ErrorModel, Io, PlanOptions};
+use crate::kernel::{Body, PlanOptions};
 use crate::microkernel::{Bias, Epilogue, MOST_VECTORS, PixelTile, pixel_tile_fn, pixel_tile_shape};
-use crate::parallel::{self, SharedOutput};
-use crate::partition::{Partition, Unit};
+use crate::parallel;
+use crate::partition::{Partition, Partitioned, Shared, Unit, Worker};
 use crate::simd::Simd;
 use crate::spec::{ConvSpec, Layout};
 use crate::weights::{Order, Strip, Strips};
 
 #[derive(Debug)]
-struct PixelsBody<S> {
+struct Pixels<S> {
     simd: S,
     spec: ConvSpec,
     options: PlanOptions,
-    threads: usize,
     strips: Strips,
-    partition: Partition,
     planes: Planes,
     /// Distance of each step's pixels from the output pixel's first.
     offsets: Vec<usize>,
@@ -72,38 +70,38 @@ pub(super) fn prepare<S: Simd>(
             offsets.extend((0..kernel_width).map(|s| planes.offset(spec, [c, r, s])));
         }
     }
-    Ok(Box::new(PixelsBody {
+    let worker = Pixels {
         simd,
         spec: *spec,
         options: *options,
-        threads,
         band_len: band_len(partition.block),
         staged_len: staged_len(partition.block),
         strips,
-        partition,
         planes,
         offsets,
         vectors,
-    }))
+    };
+    Ok(Box::new(Partitioned { spec: *spec, threads, partition, worker }))
 }
 
-impl<S: Simd> PixelsBody<S> {
-    fn unit(
-        &self,
-        unit: &Unit,
-        input: &[f32],
-        bias: Option<&[f32]>,
-        output: SharedOutput,
-        scratch: &mut [f32],
-    ) {
+impl<S: Simd> Worker for Pixels<S> {
+    fn scratch_len(&self) -> usize {
+        self.band_len + self.staged_len
+    }
+
+    fn packed_bytes(&self) -> usize {
+        self.strips.bytes()
+    }
+
+    fn unit(&self, unit: &Unit, io: &Shared<'_>, scratch: &mut [f32]) {
         let spec = &self.spec;
         let (n, group) = (unit.image / spec.groups(), unit.image % spec.groups());
         let rows = &unit.pixels;
         let (band, staged) = scratch.split_at_mut(self.band_len);
         let window = Window::under(spec, rows);
-        pack_planes(spec, &Image::input(spec, n, group), &window, input, &self.planes, band);
+        pack_planes(spec, &Image::input(spec, n, group), &window, io.input, &self.planes, band);
         let image = Image::output(spec, n, group);
-        let bias = bias.map(|bias| bias[group * spec.group_out_channels()..].as_ptr());
+        let bias = io.group_bias(spec, group);
         for index in unit.filter_tiles.clone() {
             let strip = self.strips.strip(group, index);
             let epilogue = Epilogue {
@@ -112,7 +110,7 @@ impl<S: Simd> PixelsBody<S> {
                 limits: self.options.limits(),
             };
             // SAFETY: these rows and filters of the output belong to this unit alone.
-            let start = unsafe { output.at(image.at(strip.first, rows.start, 0)) };
+            let start = unsafe { io.output.at(image.at(strip.first, rows.start, 0)) };
             match spec.layout() {
                 // SAFETY: as above; filters of the output are `channel()` apart, rows without gaps.
                 Layout::Nchw => unsafe {
@@ -135,7 +133,9 @@ impl<S: Simd> PixelsBody<S> {
             }
         }
     }
+}
 
+impl<S: Simd> Pixels<S> {
     /// All outputs of a strip in the band's `rows` output rows, stored row by row from `c`, filters
     /// `c_row` f32s apart.
     ///
@@ -188,34 +188,5 @@ impl<S: Simd> PixelsBody<S> {
             tile.lanes.copy_within(vectors..used, 0);
             used -= vectors;
         }
-    }
-}
-
-impl<S: Simd> Body for PixelsBody<S> {
-    fn scratch_len(&self) -> usize {
-        self.threads * (self.band_len + self.staged_len)
-    }
-
-    fn packed_bytes(&self) -> usize {
-        self.strips.bytes()
-    }
-
-    fn threads(&self) -> usize {
-        self.threads
-    }
-
-    fn error_model(&self) -> ErrorModel {
-        ErrorModel::sum(&self.spec)
-    }
-
-    fn run(&self, io: Io<'_>, scratch: &mut [f32]) {
-        let units = self.partition.units(self.spec.batch() * self.spec.groups());
-        let output = SharedOutput::new(io.output);
-        let each = self.band_len + self.staged_len;
-        parallel::for_each_range(self.threads, units, scratch, each, &|range, scratch| {
-            for index in range {
-                self.unit(&self.partition.unit(index), io.input, io.bias, output, scratch);
-            }
-        });
     }
 }
