@@ -29,11 +29,25 @@ struct Rule {
 }
 
 /// In order of preference.
-static RULES: &[Rule] = &[Rule {
-    algorithm: "naive",
-    when: |_, _| true,
-    reason: "no other kernel of this build supports the convolution",
-}];
+static RULES: &[Rule] = &[
+    Rule {
+        algorithm: "depthwise",
+        when: |_, _| true,
+        reason: "each channel has its own filters: nothing to multiply as matrices, bandwidth decides",
+    },
+    Rule {
+        algorithm: "pointwise",
+        when: |_, _| true,
+        reason: "a 1x1 kernel is a matrix product of the input as it lies",
+    },
+    Rule { algorithm: "direct", when: |_, _| true, reason: "sums in registers, without an im2col buffer" },
+    Rule { algorithm: "im2col-gemm", when: |_, _| true, reason: "a matrix product covers every shape" },
+    Rule {
+        algorithm: "naive",
+        when: |_, _| true,
+        reason: "no other kernel of this build supports the convolution",
+    },
+];
 
 /// What `auto` takes for a convolution, and why.
 ///

@@ -162,8 +162,9 @@ pub(crate) struct Planes {
 impl Planes {
     /// For bands of at most `rows` output rows, read in vectors of `lanes` from every output column.
     pub(crate) fn new(spec: &ConvSpec, rows: usize, lanes: usize) -> Self {
-        let stride = spec.stride()[1];
         let window = Window::under(spec, &(0..rows));
+        // A stride longer than the window is never taken.
+        let stride = spec.stride()[1].min(window.columns);
         // The last vector of a row may start at its last multiple of `lanes`.
         let reach = (spec.dilated_kernel()[1] - 1) / stride;
         let phase = spec.out_width().next_multiple_of(lanes) + reach;
@@ -176,6 +177,22 @@ impl Planes {
         let x = s * spec.dilation()[1];
         c * self.channel + r * spec.dilation()[0] * self.row + x % self.stride * self.phase + x / self.stride
     }
+}
+
+/// The most output rows, at least 1, whose window (and whatever else a block of rows needs) `fits`.
+/// What does not fit with some rows does not fit with more.
+pub(crate) fn most_rows(spec: &ConvSpec, fits: impl Fn(usize) -> bool) -> usize {
+    let (mut good, mut bad) = (1, spec.out_height() + 1);
+    while bad - good > 1 {
+        // Double first: a band that fits the cache has few rows, however high the image is.
+        let middle = (good * 2).min(good + (bad - good) / 2);
+        if fits(middle) {
+            good = middle;
+        } else {
+            bad = middle;
+        }
+    }
+    good
 }
 
 /// Copies a window of `image` as [`Planes`]; what is not input is zero.

@@ -64,6 +64,12 @@ impl Algorithm for Pointwise {
             let Padding { top, left, bottom, right } = spec.padding();
             return Err(format!("padding {top},{left},{bottom},{right} (needs 0)"));
         }
+        if spec.group_in_channels() > MOST_CHANNELS {
+            return Err(format!(
+                "{} channels in a group (needs at most {MOST_CHANNELS})",
+                spec.group_in_channels()
+            ));
+        }
         Ok(())
     }
 
@@ -101,6 +107,9 @@ impl Algorithm for Pointwise {
         })
     }
 }
+
+/// Most channels of a group: all of a pixel's channels are packed at once, for a tile of pixels.
+const MOST_CHANNELS: usize = 1 << 16;
 
 /// Distance of packed NHWC pixels, if they have to be packed.
 fn packed_row(spec: &ConvSpec) -> Option<usize> {

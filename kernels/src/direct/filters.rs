@@ -14,7 +14,7 @@
 
 use std::ops::Range;
 
-use crate::band::{Image, Window, pack_pixels, transpose_raw};
+use crate::band::{Image, Window, most_rows, pack_pixels, transpose_raw};
 use crate::buffer::LINE;
 use crate::cache::CacheSizes;
 use crate::error::ConvError;
@@ -48,8 +48,7 @@ pub(super) fn prepare<S: Simd>(
     let threads = parallel::worthwhile(options.threads, spec);
     let panels = Panels::pack::<S>(spec, weights, Order::RowColumnChannel)?;
     let band_pitch = band_pitch(spec);
-    let pitch = band_pitch.unwrap_or(0);
-    let band_len = |rows: usize| {
+    let window_len = |rows: usize, pitch: usize| {
         let window = Window::under(spec, &(0..rows));
         (window.rows() * window.columns() * pitch).next_multiple_of(LINE)
     };
@@ -59,15 +58,15 @@ pub(super) fn prepare<S: Simd>(
     };
     // The most rows of which the band fills half the level-2 cache, staged outputs a quarter.
     let l2 = CacheSizes::detect().l2 / 4;
-    let fits = |rows: usize| band_len(rows) <= l2 / 2 && staged_len(rows) <= l2 / 4;
-    let most = (2..=spec.out_height()).take_while(|&rows| fits(rows)).last().unwrap_or(1);
+    let pitch = band_pitch.unwrap_or(spec.in_channels());
+    let most = most_rows(spec, |rows| window_len(rows, pitch) <= l2 / 2 && staged_len(rows) <= l2 / 4);
     let images = spec.batch() * spec.groups();
     let partition = Partition::new(images, spec.out_height(), most, 1, panels.count, threads);
     let worker = Filters {
         simd,
         spec: *spec,
         options: *options,
-        band_len: band_len(partition.block),
+        band_len: window_len(partition.block, band_pitch.unwrap_or(0)),
         staged_len: staged_len(partition.block),
         panels,
         band_pitch,

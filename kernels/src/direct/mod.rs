@@ -51,19 +51,13 @@ impl Algorithm for Direct {
     const NAME: &'static str = "direct";
 
     fn supports(spec: &ConvSpec) -> Result<(), String> {
-        // Most f32s in the band of one output row: 16 MiB.
-        const MOST: usize = 4 << 20;
-        let window = Window::under(spec, &(0..1));
-        let band = [window.columns(), spec.group_in_channels()]
-            .iter()
-            .try_fold(window.rows(), |product, &n| product.checked_mul(n));
-        match band {
-            Some(len) if len <= MOST => Ok(()),
+        match row_len(spec) {
+            Some(len) if len <= MOST_IN_A_ROW => Ok(()),
             _ => Err(format!(
-                "rows of {} padded columns under a kernel of {} rows (needs at most {MOST} f32s for one \
-                 output row)",
-                window.columns(),
-                window.rows()
+                "an output row that reads {} rows of {} padded columns (needs at most {MOST_IN_A_ROW} f32s \
+                 for a row)",
+                spec.dilated_kernel()[0],
+                spec.padded_input()[1],
             )),
         }
     }
@@ -80,6 +74,22 @@ impl Algorithm for Direct {
             filters::prepare(simd, spec, weights, options)
         }
     }
+}
+
+/// Most f32s of scratch memory for one output row: 16 MiB. Only paddings or rows far beyond those of
+/// real networks come near.
+const MOST_IN_A_ROW: usize = 4 << 20;
+
+/// f32s of scratch memory that either form needs for one output row, if they can be counted.
+fn row_len(spec: &ConvSpec) -> Option<usize> {
+    let row = Window::under(spec, &(0..1));
+    // The widest vectors, so that the answer is the same for every instruction set.
+    let lanes = 16;
+    let phases = spec.stride()[1].min(row.columns());
+    let phase = spec.out_width().checked_add(lanes)?.checked_add(row.columns() / phases)?;
+    let columns = phase.checked_mul(phases)?.checked_add(lanes)?;
+    let band = columns.checked_mul(row.rows())?.checked_mul(spec.group_in_channels())?;
+    band.checked_add(spec.out_width().checked_mul(2 * lanes)?)
 }
 
 /// Which form wastes fewer lanes, with a handicap for the one that has to convert the layout.

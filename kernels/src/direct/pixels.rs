@@ -12,7 +12,7 @@
 //!
 //! NHWC outputs go through scratch memory, one strip of a block at a time, and are transposed there.
 
-use crate::band::{Image, Planes, Window, pack_planes, transpose_raw};
+use crate::band::{Image, Planes, Window, most_rows, pack_planes, transpose_raw};
 use crate::cache::CacheSizes;
 use crate::error::ConvError;
 use crate::kernel::{Body, PlanOptions};
@@ -54,8 +54,7 @@ pub(super) fn prepare<S: Simd>(
         Layout::Nhwc => rows * spec.out_width() * strips.rows.next_multiple_of(16),
     };
     let l2 = CacheSizes::detect().l2 / 4;
-    let fits = |rows: usize| band_len(rows) <= l2 / 2 && staged_len(rows) <= l2 / 4;
-    let most = (2..=spec.out_height()).take_while(|&rows| fits(rows)).last().unwrap_or(1);
+    let most = most_rows(spec, |rows| band_len(rows) <= l2 / 2 && staged_len(rows) <= l2 / 4);
     let images = spec.batch() * spec.groups();
     let partition = Partition::new(images, spec.out_height(), most, 1, strips.count, threads);
     let planes = Planes::new(spec, partition.block, S::LANES);
