@@ -19,10 +19,17 @@ fn misalignment(p: *const f32) -> usize {
     (64 - p as usize % 64) % 64 / 4
 }
 
+/// An empty vector with room for `len` values, or the error that says how much could not be had.
+pub(crate) fn try_vec<T>(len: usize) -> Result<Vec<T>, ConvError> {
+    let mut data = Vec::new();
+    data.try_reserve_exact(len)
+        .map_err(|_| ConvError::OutOfMemory { bytes: len.saturating_mul(size_of::<T>()) })?;
+    Ok(data)
+}
+
 /// A vector of `len` zeros, or the error that says how much could not be had.
 pub(crate) fn zeros(len: usize) -> Result<Vec<f32>, ConvError> {
-    let mut data = Vec::new();
-    data.try_reserve_exact(len).map_err(|_| ConvError::OutOfMemory { bytes: len.saturating_mul(4) })?;
+    let mut data = try_vec(len)?;
     data.resize(len, 0.0);
     Ok(data)
 }

@@ -233,37 +233,48 @@ unsafe fn finish<S: Simd, const R: usize, const V: usize>(
     }
 }
 
-/// A tile whose columns are pixels read where they lie: vector j of step k is at
-/// `b[j] + offsets[k]`, so that the vectors of a tile may come from different rows of an image, and
-/// a step may be any tap of any channel.
+/// A vector of neighbouring pixels: where it is read and where it is stored.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct PixelVector {
+    /// Distance of its first pixel from [`PixelTile::b`].
+    pub(crate) b: usize,
+    /// Distance of its first output from [`PixelTile::c`].
+    pub(crate) c: usize,
+    /// Lanes that are stored.
+    pub(crate) lanes: usize,
+}
+
+/// A tile whose columns are pixels read where they lie: vector v of step k is at
+/// `b + v.b + offsets[k]`, so that the vectors of a tile may come from different rows of an image,
+/// and a step may be any tap of any channel.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct PixelTile<'a> {
     /// Packed filters, `[step][a_step]`.
     pub(crate) a: *const f32,
     /// f32s from one step of the filters to the next.
     pub(crate) a_step: usize,
-    /// Where each vector of pixels starts.
-    pub(crate) b: [*const f32; MOST_VECTORS],
-    /// Distance of each step's pixels from there.
+    pub(crate) b: *const f32,
+    /// Distance of each step's pixels from those of the first tap.
     pub(crate) offsets: &'a [usize],
-    /// Where each vector is stored.
-    pub(crate) c: [*mut f32; MOST_VECTORS],
+    /// As many as the tile has. (Made long before the tile runs: reading wide what was just written
+    /// narrow would stall.)
+    pub(crate) vectors: &'a [PixelVector],
+    pub(crate) c: *mut f32,
     /// f32s from one filter of the output to the next.
     pub(crate) c_row: usize,
-    /// Lanes of each vector that are stored.
-    pub(crate) lanes: [usize; MOST_VECTORS],
     pub(crate) epilogue: Epilogue,
 }
 
 /// Most vectors of a [`PixelTile`].
-pub(crate) const MOST_VECTORS: usize = 8;
+const MOST_VECTORS: usize = 8;
 
 /// A pixel tile of a fixed number of rows and vectors, compiled for an instruction set.
 ///
 /// # Safety
-/// With R rows and V vectors: `a` is valid for reads of `R` f32s at every step, `b[j] + offset` for
-/// reads of a vector at every j < V and every offset, `c[j]` for writes (and reads, when
-/// accumulating) of `lanes[j] <= LANES` f32s in each of `R` rows; the bias is of rows, with R values.
+/// With R rows and V vectors, which are all there: `a` is valid for reads of `R` f32s at every step,
+/// `b + v.b + offset` for reads of a vector for every vector v and every offset, `c + v.c` for writes
+/// (and reads, when accumulating) of `v.lanes <= LANES` f32s in each of `R` rows; the bias is of rows,
+/// with R values.
 pub(crate) type PixelTileFn<S> = unsafe fn(S, &PixelTile<'_>);
 
 /// Rows and vectors of the pixel tile for that many filters: as many rows as there are, as many
@@ -320,19 +331,17 @@ unsafe fn pixel_entry<S: Simd, const R: usize, const V: usize>(simd: S, tile: &P
 #[inline(always)]
 unsafe fn pixel_body<S: Simd, const R: usize, const V: usize>(simd: S, tile: &PixelTile<'_>) {
     let mut acc = [[simd.splat(0.0); V]; R];
-    let mut b = [tile.b[0]; V];
-    let mut c = [tile.c[0]; V];
-    let mut lanes = [0; V];
-    for j in 0..V {
-        (b[j], c[j], lanes[j]) = (tile.b[j], tile.c[j], tile.lanes[j]);
-    }
+    let Some(vectors) = tile.vectors.first_chunk::<V>() else {
+        return debug_assert!(false, "a tile of {V} vectors has {}", tile.vectors.len());
+    };
+    let b = vectors.map(|vector| tile.b.wrapping_add(vector.b));
     let mut a = tile.a;
     for &offset in tile.offsets {
         // SAFETY: filters and pixels of every step are valid, by the caller's promise.
         unsafe {
             let mut columns = [simd.splat(0.0); V];
             for j in 0..V {
-                columns[j] = simd.load(b[j].add(offset));
+                columns[j] = simd.load(b[j].wrapping_add(offset));
             }
             for (i, row) in acc.iter_mut().enumerate() {
                 let value = simd.splat(*a.add(i));
@@ -344,7 +353,11 @@ unsafe fn pixel_body<S: Simd, const R: usize, const V: usize>(simd: S, tile: &Pi
         a = a.wrapping_add(tile.a_step);
     }
     // SAFETY: the output and the bias are valid, by the caller's promise.
-    unsafe { finish::<S, R, V>(simd, acc, c, tile.c_row, lanes, &tile.epilogue) }
+    unsafe {
+        let c = vectors.map(|vector| tile.c.wrapping_add(vector.c));
+        let lanes = vectors.map(|vector| vector.lanes);
+        finish::<S, R, V>(simd, acc, c, tile.c_row, lanes, &tile.epilogue);
+    }
 }
 
 /// How many rows each of the fewest tiles over `n` rows has at most: 13 rows for 26, not 14 and 12.

@@ -13,10 +13,11 @@
 //! NHWC outputs go through scratch memory, one strip of a block at a time, and are transposed there.
 
 use crate::band::{Image, Planes, Window, most_rows, pack_planes, transpose_raw};
+use crate::buffer::try_vec;
 use crate::cache::CacheSizes;
 use crate::error::ConvError;
 use crate::kernel::{Body, PlanOptions};
-use crate::microkernel::{Bias, Epilogue, MOST_VECTORS, PixelTile, pixel_tile_fn, pixel_tile_shape};
+use crate::microkernel::{Bias, Epilogue, PixelTile, PixelVector, pixel_tile_fn, pixel_tile_shape};
 use crate::parallel;
 use crate::partition::{Partition, Partitioned, Shared, Unit, Worker};
 use crate::simd::Simd;
@@ -32,8 +33,10 @@ struct Pixels<S> {
     planes: Planes,
     /// Distance of each step's pixels from the output pixel's first.
     offsets: Vec<usize>,
-    /// Vectors of a tile.
-    vectors: usize,
+    /// Every vector of pixels of a block, row by row.
+    vectors: Vec<PixelVector>,
+    /// Vectors of a tile, a power of two.
+    tile_vectors: usize,
     band_len: usize,
     staged_len: usize,
 }
@@ -46,7 +49,7 @@ pub(super) fn prepare<S: Simd>(
 ) -> Result<Box<dyn Body>, ConvError> {
     let threads = parallel::worthwhile(options.threads, spec);
     let strips = Strips::pack::<S>(spec, weights, Order::ChannelRowColumn)?;
-    let (_, vectors) = pixel_tile_shape::<S>(spec.group_out_channels());
+    let (_, tile_vectors) = pixel_tile_shape::<S>(spec.group_out_channels());
     let channels = spec.group_in_channels();
     let band_len = |rows: usize| Planes::new(spec, rows, S::LANES).channel * channels;
     let staged_len = |rows: usize| match spec.layout() {
@@ -59,15 +62,21 @@ pub(super) fn prepare<S: Simd>(
     let partition = Partition::new(images, spec.out_height(), most, 1, strips.count, threads);
     let planes = Planes::new(spec, partition.block, S::LANES);
     let [kernel_height, kernel_width] = spec.kernel();
-    let mut offsets = Vec::new();
-    let steps = channels * kernel_height * kernel_width;
-    offsets
-        .try_reserve_exact(steps)
-        .map_err(|_| ConvError::OutOfMemory { bytes: steps * size_of::<usize>() })?;
+    let mut offsets = try_vec(channels * kernel_height * kernel_width)?;
     for c in 0..channels {
         for r in 0..kernel_height {
             offsets.extend((0..kernel_width).map(|s| planes.offset(spec, [c, r, s])));
         }
+    }
+    let step = spec.stride()[0] * planes.row;
+    let width = spec.out_width();
+    let mut vectors = try_vec(partition.block * width.div_ceil(S::LANES))?;
+    for y in 0..partition.block {
+        vectors.extend((0..width).step_by(S::LANES).map(|x| PixelVector {
+            b: y * step + x,
+            c: y * width + x,
+            lanes: S::LANES.min(width - x),
+        }));
     }
     let worker = Pixels {
         simd,
@@ -79,6 +88,7 @@ pub(super) fn prepare<S: Simd>(
         planes,
         offsets,
         vectors,
+        tile_vectors,
     };
     Ok(Box::new(Partitioned { spec: *spec, threads, partition, worker }))
 }
@@ -150,42 +160,25 @@ impl<S: Simd> Pixels<S> {
         c: *mut f32,
         c_row: usize,
     ) {
-        let width = self.spec.out_width();
-        let step = self.spec.stride()[0] * self.planes.row;
-        let mut tile = PixelTile {
-            a: strip.data.as_ptr(),
-            a_step: self.strips.rows,
-            b: [band.as_ptr(); MOST_VECTORS],
-            offsets: &self.offsets,
-            c: [c; MOST_VECTORS],
-            c_row,
-            lanes: [0; MOST_VECTORS],
-            epilogue: *epilogue,
-        };
-        let mut used = 0;
-        for y in 0..rows {
-            for x in (0..width).step_by(S::LANES) {
-                tile.b[used] = band.as_ptr().wrapping_add(y * step + x);
-                tile.c[used] = c.wrapping_add(y * width + x);
-                tile.lanes[used] = S::LANES.min(width - x);
-                used += 1;
-                if used == self.vectors {
-                    // SAFETY: the band has room for whole vectors from every output column at every
-                    // offset; outputs are valid, by the caller's promise.
-                    unsafe { pixel_tile_fn::<S>(strip.filters, used)(self.simd, &tile) };
-                    used = 0;
-                }
-            }
-        }
-        // What is left, in tiles of fewer vectors.
-        while used > 0 {
-            let vectors = 1 << used.ilog2();
-            // SAFETY: as above.
+        let count = rows * self.spec.out_width().div_ceil(S::LANES);
+        let mut left = &self.vectors[..count];
+        while !left.is_empty() {
+            let vectors = self.tile_vectors.min(1 << left.len().ilog2());
+            let (now, later) = left.split_at(vectors);
+            let tile = PixelTile {
+                a: strip.data.as_ptr(),
+                a_step: self.strips.rows,
+                b: band.as_ptr(),
+                offsets: &self.offsets,
+                vectors: now,
+                c,
+                c_row,
+                epilogue: *epilogue,
+            };
+            // SAFETY: the band has room for whole vectors from every output column at every offset;
+            // outputs are valid, by the caller's promise.
             unsafe { pixel_tile_fn::<S>(strip.filters, vectors)(self.simd, &tile) };
-            tile.b.copy_within(vectors..used, 0);
-            tile.c.copy_within(vectors..used, 0);
-            tile.lanes.copy_within(vectors..used, 0);
-            used -= vectors;
+            left = later;
         }
     }
 }
