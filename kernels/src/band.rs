@@ -10,10 +10,10 @@ use wide::f32x4;
 
 use crate::spec::{ConvSpec, Layout};
 
-/// One image of one group, of input or output, in either layout.
+/// One image of some neighbouring groups, of input or output, in either layout.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Image {
-    /// Index of the group's first channel at pixel (0, 0).
+    /// Index of the groups' first channel at pixel (0, 0).
     start: usize,
     /// f32s from one channel to the next.
     channel: usize,
@@ -21,24 +21,25 @@ pub(crate) struct Image {
     pixel: usize,
     /// f32s from one row to the next.
     row: usize,
-    /// Channels of the group.
+    /// Channels of the groups.
     channels: usize,
 }
 
 impl Image {
-    /// Image `n` of the input, channels of `group`.
-    pub(crate) fn input(spec: &ConvSpec, n: usize, group: usize) -> Self {
+    /// Image `n` of the input, channels of `groups`.
+    pub(crate) fn input(spec: &ConvSpec, n: usize, groups: Range<usize>) -> Self {
         let size = [spec.in_channels(), spec.in_height(), spec.in_width()];
-        Image::new(spec.layout(), size, n, group * spec.group_in_channels(), spec.group_in_channels())
+        Image::new(spec.layout(), size, n, groups, spec.group_in_channels())
     }
 
-    /// Image `n` of the output, channels of `group`.
-    pub(crate) fn output(spec: &ConvSpec, n: usize, group: usize) -> Self {
+    /// Image `n` of the output, channels of `groups`.
+    pub(crate) fn output(spec: &ConvSpec, n: usize, groups: Range<usize>) -> Self {
         let size = [spec.out_channels(), spec.out_height(), spec.out_width()];
-        Image::new(spec.layout(), size, n, group * spec.group_out_channels(), spec.group_out_channels())
+        Image::new(spec.layout(), size, n, groups, spec.group_out_channels())
     }
 
-    fn new(layout: Layout, [c, h, w]: [usize; 3], n: usize, first: usize, channels: usize) -> Self {
+    fn new(layout: Layout, [c, h, w]: [usize; 3], n: usize, groups: Range<usize>, each: usize) -> Self {
+        let (first, channels) = (groups.start * each, groups.len() * each);
         let start = n * c * h * w;
         match layout {
             Layout::Nchw => {
@@ -48,7 +49,7 @@ impl Image {
         }
     }
 
-    /// Index of channel `c` (of the group) at (y, x).
+    /// Index of channel `c` (of the groups) at (y, x).
     pub(crate) fn at(&self, c: usize, y: usize, x: usize) -> usize {
         self.start + c * self.channel + y * self.row + x * self.pixel
     }
@@ -205,32 +206,51 @@ pub(crate) fn pack_planes(
     band: &mut [f32],
 ) {
     let inside = window.input_columns(spec);
-    for (c, plane) in band.chunks_exact_mut(planes.channel).take(image.channels).enumerate() {
-        for (source, row) in window.input_rows(spec).zip(plane.chunks_exact_mut(planes.row)) {
-            let Some(y) = source.filter(|_| !inside.is_empty()) else {
-                row.fill(0.0);
-                continue;
-            };
-            let start = image.at(c, y, 0);
-            if planes.stride == 1 && image.pixel == 1 {
+    for (row_index, source) in window.input_rows(spec).enumerate() {
+        let rows = &mut band[row_index * planes.row..];
+        let Some(y) = source.filter(|_| !inside.is_empty()) else {
+            for row in rows.chunks_mut(planes.channel).take(image.channels) {
+                row[..planes.row].fill(0.0);
+            }
+            continue;
+        };
+        let start = image.at(0, y, 0);
+        let input = &input[start..];
+        if planes.stride == 1 && image.pixel > 1 {
+            // Channels lie side by side: all of them at once.
+            for row in rows.chunks_mut(planes.channel).take(image.channels) {
+                row[..inside.start].fill(0.0);
+                row[inside.end..planes.row].fill(0.0);
+            }
+            let rows = &mut rows[inside.start..];
+            transpose(input, image.pixel, inside.len(), image.channels, rows, planes.channel);
+            continue;
+        }
+        for (c, row) in rows.chunks_mut(planes.channel).take(image.channels).enumerate() {
+            let (row, input) = (&mut row[..planes.row], &input[c * image.channel..]);
+            if planes.stride == 1 {
                 row[..inside.start].fill(0.0);
                 row[inside.end..].fill(0.0);
-                row[inside.clone()].copy_from_slice(&input[start..start + inside.len()]);
-                continue;
+                row[inside.clone()].copy_from_slice(&input[..inside.len()]);
+            } else {
+                row.fill(0.0);
+                pack_phases(input, image.pixel, &inside, planes, row);
             }
-            row.fill(0.0);
-            for phase in 0..planes.stride {
-                // The first column of this phase at or after the padding.
-                let skip = (phase + planes.stride - inside.start % planes.stride) % planes.stride;
-                let first = (inside.start + skip) / planes.stride;
-                let count = inside.len().saturating_sub(skip).div_ceil(planes.stride);
-                let to = &mut row[phase * planes.phase + first..][..count];
-                let from =
-                    input[start..].iter().skip(skip * image.pixel).step_by(planes.stride * image.pixel);
-                for (to, from) in to.iter_mut().zip(from) {
-                    *to = *from;
-                }
-            }
+        }
+    }
+}
+
+/// Copies a row of input pixels, `pixel` f32s apart, into the phases of a row of planes.
+fn pack_phases(input: &[f32], pixel: usize, inside: &Range<usize>, planes: &Planes, row: &mut [f32]) {
+    for phase in 0..planes.stride {
+        // The first column of this phase at or after the padding.
+        let skip = (phase + planes.stride - inside.start % planes.stride) % planes.stride;
+        let first = (inside.start + skip) / planes.stride;
+        let count = inside.len().saturating_sub(skip).div_ceil(planes.stride);
+        let to = &mut row[phase * planes.phase + first..][..count];
+        let from = input.iter().skip(skip * pixel).step_by(planes.stride * pixel);
+        for (to, from) in to.iter_mut().zip(from) {
+            *to = *from;
         }
     }
 }
@@ -315,7 +335,7 @@ mod tests {
                     (spec.batch() - 1, spec.groups() - 1, 0..spec.out_height()),
                     (0, 0, spec.out_height() - 1..spec.out_height()),
                 ] {
-                    let image = Image::input(&spec, n, group);
+                    let image = Image::input(&spec, n, group..group + 1);
                     let window = Window::under(&spec, &rows);
                     let pitch = channels + 3;
                     let mut band = vec![f32::NAN; window.rows() * window.columns() * pitch];

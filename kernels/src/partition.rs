@@ -100,6 +100,8 @@ pub(crate) trait Worker: Send + Sync + fmt::Debug {
 pub(crate) struct Partitioned<W> {
     pub(crate) spec: ConvSpec,
     pub(crate) threads: usize,
+    /// Images, as the partition counts them: those of every group, or of some groups together.
+    pub(crate) images: usize,
     pub(crate) partition: Partition,
     pub(crate) worker: W,
 }
@@ -122,7 +124,7 @@ impl<W: Worker> Body for Partitioned<W> {
     }
 
     fn run(&self, io: Io<'_>, scratch: &mut [f32]) {
-        let units = self.partition.units(self.spec.batch() * self.spec.groups());
+        let units = self.partition.units(self.images);
         let shared = Shared { input: io.input, bias: io.bias, output: SharedOutput::new(io.output) };
         let each = self.worker.scratch_len();
         parallel::for_each_range(self.threads, units, scratch, each, &|range, scratch| {

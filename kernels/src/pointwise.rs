@@ -96,13 +96,13 @@ impl Algorithm for Pointwise {
                     block: partition.block,
                     packed_row: packed_row(spec),
                 };
-                Box::new(Partitioned { spec: *spec, threads, partition, worker })
+                Box::new(Partitioned { spec: *spec, threads, images, partition, worker })
             }
             Layout::Nchw => {
                 let strips = Strips::pack::<S>(spec, weights, Order::ChannelRowColumn)?;
                 let partition = Partition::new(images, pixels, most, S::NR, strips.count, threads);
                 let worker = Nchw { simd, spec: *spec, options: *options, strips, block: partition.block };
-                Box::new(Partitioned { spec: *spec, threads, partition, worker })
+                Box::new(Partitioned { spec: *spec, threads, images, partition, worker })
             }
         })
     }

@@ -71,7 +71,7 @@ pub(super) fn prepare<S: Simd>(
         panels,
         band_pitch,
     };
-    Ok(Box::new(Partitioned { spec: *spec, threads, partition, worker }))
+    Ok(Box::new(Partitioned { spec: *spec, threads, images, partition, worker }))
 }
 
 /// f32s from pixel to pixel of the band, if one is needed.
@@ -99,7 +99,7 @@ impl<S: Simd> Worker for Filters<S> {
         let spec = &self.spec;
         let (n, group) = (unit.image / spec.groups(), unit.image % spec.groups());
         let rows = &unit.pixels;
-        let image = Image::input(spec, n, group);
+        let image = Image::input(spec, n, group..group + 1);
         let (band, staged) = scratch.split_at_mut(self.band_len);
         let source = match self.band_pitch {
             Some(pitch) => {
@@ -113,7 +113,7 @@ impl<S: Simd> Worker for Filters<S> {
                 row: image.row(),
             },
         };
-        let output = Image::output(spec, n, group);
+        let output = Image::output(spec, n, group..group + 1);
         let bias = io.group_bias(spec, group);
         for index in unit.filter_tiles.clone() {
             let panel = self.panels.panel(group, index);

@@ -12,8 +12,10 @@
 //!
 //! NHWC outputs go through scratch memory, one strip of a block at a time, and are transposed there.
 
+use std::ops::Range;
+
 use crate::band::{Image, Planes, Window, most_rows, pack_planes, transpose_raw};
-use crate::buffer::try_vec;
+use crate::buffer::{LINE, try_vec};
 use crate::cache::CacheSizes;
 use crate::error::ConvError;
 use crate::kernel::{Body, PlanOptions};
@@ -31,6 +33,8 @@ struct Pixels<S> {
     options: PlanOptions,
     strips: Strips,
     planes: Planes,
+    /// Groups that share a band: more than one where their channels lie side by side.
+    groups: usize,
     /// Distance of each step's pixels from the output pixel's first.
     offsets: Vec<usize>,
     /// Every vector of pixels of a block, row by row.
@@ -51,15 +55,18 @@ pub(super) fn prepare<S: Simd>(
     let strips = Strips::pack::<S>(spec, weights, Order::ChannelRowColumn)?;
     let (_, tile_vectors) = pixel_tile_shape::<S>(spec.group_out_channels());
     let channels = spec.group_in_channels();
-    let band_len = |rows: usize| Planes::new(spec, rows, S::LANES).channel * channels;
+    let groups = groups_in_a_band(spec);
+    let band_len = |rows: usize| Planes::new(spec, rows, S::LANES).channel * channels * groups;
     let staged_len = |rows: usize| match spec.layout() {
         Layout::Nchw => 0,
-        Layout::Nhwc => rows * spec.out_width() * strips.rows.next_multiple_of(16),
+        Layout::Nhwc => rows * spec.out_width() * groups * spec.group_out_channels(),
     };
     let l2 = CacheSizes::detect().l2 / 4;
     let most = most_rows(spec, |rows| band_len(rows) <= l2 / 2 && staged_len(rows) <= l2 / 4);
-    let images = spec.batch() * spec.groups();
-    let partition = Partition::new(images, spec.out_height(), most, 1, strips.count, threads);
+    let images = spec.batch() * spec.groups().div_ceil(groups);
+    // With several groups in a band there is one strip for each.
+    let tiles = if groups > 1 { 1 } else { strips.count };
+    let partition = Partition::new(images, spec.out_height(), most, 1, tiles, threads);
     let planes = Planes::new(spec, partition.block, S::LANES);
     let [kernel_height, kernel_width] = spec.kernel();
     let mut offsets = try_vec(channels * kernel_height * kernel_width)?;
@@ -86,11 +93,12 @@ pub(super) fn prepare<S: Simd>(
         staged_len: staged_len(partition.block),
         strips,
         planes,
+        groups,
         offsets,
         vectors,
         tile_vectors,
     };
-    Ok(Box::new(Partitioned { spec: *spec, threads, partition, worker }))
+    Ok(Box::new(Partitioned { spec: *spec, threads, images, partition, worker }))
 }
 
 impl<S: Simd> Worker for Pixels<S> {
@@ -104,47 +112,99 @@ impl<S: Simd> Worker for Pixels<S> {
 
     fn unit(&self, unit: &Unit, io: &Shared<'_>, scratch: &mut [f32]) {
         let spec = &self.spec;
-        let (n, group) = (unit.image / spec.groups(), unit.image % spec.groups());
+        let bands = spec.groups().div_ceil(self.groups);
+        let (n, first) = (unit.image / bands, unit.image % bands * self.groups);
+        let groups = first..(first + self.groups).min(spec.groups());
         let rows = &unit.pixels;
         let (band, staged) = scratch.split_at_mut(self.band_len);
         let window = Window::under(spec, rows);
-        pack_planes(spec, &Image::input(spec, n, group), &window, io.input, &self.planes, band);
-        let image = Image::output(spec, n, group);
-        let bias = io.group_bias(spec, group);
-        for index in unit.filter_tiles.clone() {
-            let strip = self.strips.strip(group, index);
-            let epilogue = Epilogue {
-                bias: bias.map_or(Bias::None, |b| Bias::Rows(b.wrapping_add(strip.first))),
-                accumulate: self.options.accumulate,
-                limits: self.options.limits(),
-            };
-            // SAFETY: these rows and filters of the output belong to this unit alone.
-            let start = unsafe { io.output.at(image.at(strip.first, rows.start, 0)) };
-            match spec.layout() {
-                // SAFETY: as above; filters of the output are `channel()` apart, rows without gaps.
-                Layout::Nchw => unsafe {
-                    self.strip(&strip, band, rows.len(), &epilogue, start, image.channel());
-                },
-                Layout::Nhwc => {
-                    let pixels = rows.len() * spec.out_width();
-                    let staged = &mut staged[..pixels * strip.filters];
-                    // SAFETY: as above; pixels of the output are `pixel()` apart over row ends, and
-                    // the staged outputs have the same number of pixels.
-                    unsafe {
-                        let (pixel, filters) = (image.pixel(), strip.filters);
-                        if epilogue.accumulate {
-                            transpose_raw(start, pixel, pixels, filters, staged.as_mut_ptr(), pixels);
-                        }
-                        self.strip(&strip, band, rows.len(), &epilogue, staged.as_mut_ptr(), pixels);
-                        transpose_raw(staged.as_ptr(), pixels, filters, pixels, start, pixel);
+        let input = Image::input(spec, n, groups.clone());
+        pack_planes(spec, &input, &window, io.input, &self.planes, band);
+        let output = Image::output(spec, n, groups.clone());
+        match spec.layout() {
+            Layout::Nchw => {
+                // SAFETY: these rows and filters of the output belong to this unit alone; filters are
+                // `channel()` f32s apart, rows without gaps.
+                unsafe {
+                    let start = io.output.at(output.at(0, rows.start, 0));
+                    self.groups(groups, unit, io, band, start, output.channel());
+                }
+            }
+            Layout::Nhwc => {
+                let pixels = rows.len() * spec.out_width();
+                let first = unit.filter_tiles.start * self.strips.rows;
+                let end = (unit.filter_tiles.end * self.strips.rows).min(spec.group_out_channels());
+                // One group's part of the filters, or all filters of several groups.
+                let filters = (groups.len() - 1) * spec.group_out_channels() + end - first;
+                let staged = &mut staged[..pixels * filters];
+                // SAFETY: these rows and filters of the output belong to this unit alone; pixels are
+                // `pixel()` f32s apart over row ends; the staged outputs have as many pixels and filters.
+                unsafe {
+                    let start = io.output.at(output.at(first, rows.start, 0));
+                    let (pixel, staged) = (output.pixel(), staged.as_mut_ptr());
+                    if self.options.accumulate {
+                        transpose_raw(start, pixel, pixels, filters, staged, pixels);
                     }
+                    self.groups(groups, unit, io, band, staged.wrapping_sub(first * pixels), pixels);
+                    transpose_raw(staged, pixels, filters, pixels, start, pixel);
                 }
             }
         }
     }
 }
 
+/// How many groups share a band: in NHWC as many as fill a cache line with channels, if one strip of
+/// filters is enough for each.
+fn groups_in_a_band(spec: &ConvSpec) -> usize {
+    match spec.layout() {
+        Layout::Nchw => 1,
+        Layout::Nhwc => (LINE / spec.group_in_channels()).clamp(1, spec.groups()),
+    }
+}
+
 impl<S: Simd> Pixels<S> {
+    /// The unit's outputs of some groups, stored filter by filter from `c`, `c_row` f32s apart.
+    ///
+    /// # Safety
+    /// Those places of the unit's strips, counted from the first group's first filter, are valid for
+    /// writes (and reads, when accumulating), and nobody else touches them.
+    unsafe fn groups(
+        &self,
+        groups: Range<usize>,
+        unit: &Unit,
+        io: &Shared<'_>,
+        band: &[f32],
+        c: *mut f32,
+        c_row: usize,
+    ) {
+        let spec = &self.spec;
+        let strips = if self.groups > 1 { 0..self.strips.count } else { unit.filter_tiles.clone() };
+        let plane = spec.group_in_channels() * self.planes.channel;
+        for (group, band) in groups.clone().zip(band.chunks(plane)) {
+            let bias = io.group_bias(spec, group);
+            for index in strips.clone() {
+                let strip = self.strips.strip(group, index);
+                let epilogue = Epilogue {
+                    bias: bias.map_or(Bias::None, |b| Bias::Rows(b.wrapping_add(strip.first))),
+                    accumulate: self.options.accumulate,
+                    limits: self.options.limits(),
+                };
+                let filter = (group - groups.start) * spec.group_out_channels() + strip.first;
+                // SAFETY: the strip's places are among those that the caller vouches for.
+                unsafe {
+                    self.strip(
+                        &strip,
+                        band,
+                        unit.pixels.len(),
+                        &epilogue,
+                        c.wrapping_add(filter * c_row),
+                        c_row,
+                    );
+                }
+            }
+        }
+    }
+
     /// All outputs of a strip in the band's `rows` output rows, stored row by row from `c`, filters
     /// `c_row` f32s apart.
     ///

@@ -37,7 +37,7 @@ pub(super) fn prepare<S: Simd>(
     let all = spec.out_height() * spec.out_width();
     let partition = Partition::new(images, all, pixels, S::NR, strips.count, threads);
     let worker = Nchw { simd, spec: *spec, options: *options, strips, block: partition.block, steps };
-    Ok(Box::new(Partitioned { spec: *spec, threads, partition, worker }))
+    Ok(Box::new(Partitioned { spec: *spec, threads, images, partition, worker }))
 }
 
 /// Output pixels `len` long from column `x` of row `y`, at lane `lane` of a panel.

@@ -42,7 +42,7 @@ pub(super) fn prepare<S: Simd>(
     let partition = Partition::new(images, all, pixels, S::MR, panels.count, threads);
     let pitch = (steps.div_ceil(LINE) | 1) * LINE;
     let worker = Nhwc { simd, spec: *spec, options: *options, panels, block: partition.block, steps, pitch };
-    Ok(Box::new(Partitioned { spec: *spec, threads, partition, worker }))
+    Ok(Box::new(Partitioned { spec: *spec, threads, images, partition, worker }))
 }
 
 impl<S: Simd> Worker for Nhwc<S> {
