@@ -107,12 +107,13 @@ impl std::error::Error for Unavailable {}
 pub struct Unsupported {
     kernel: String,
     what: String,
-    spec: ConvSpec,
+    // Boxed to keep every `Result` of the crate small.
+    spec: Box<ConvSpec>,
 }
 
 impl Unsupported {
     pub(crate) fn new(kernel: &str, what: String, spec: &ConvSpec) -> Self {
-        Unsupported { kernel: kernel.to_owned(), what, spec: *spec }
+        Unsupported { kernel: kernel.to_owned(), what, spec: Box::new(*spec) }
     }
 
     /// The id of the kernel that refuses.
