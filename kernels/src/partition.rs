@@ -7,8 +7,7 @@ use crate::kernel::{Body, ErrorModel, Io};
 use crate::parallel::{self, SharedOutput};
 use crate::spec::ConvSpec;
 
-/// Units of work: `blocks` of pixels, each for all filters or for a part of them. Pixels are split
-/// first, because a part of the filters has to prepare its pixels anew.
+/// Units of work: `blocks` of pixels, each for all filters or for a part of them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Partition {
     /// Pixels of each block but the last of an image.
@@ -34,8 +33,8 @@ pub(crate) struct Unit {
 
 impl Partition {
     /// Cuts `images` of `pixels` pixels into blocks of at most `most` pixels (a multiple of `tile`,
-    /// where there are so many), small enough that `threads` threads all have work; if there are too
-    /// few pixels for that, the `filter_tiles` are cut too.
+    /// where there are so many), and the `filter_tiles` into parts, so that `threads` threads finish
+    /// together and soon.
     pub(crate) fn new(
         images: usize,
         pixels: usize,
@@ -44,12 +43,28 @@ impl Partition {
         filter_tiles: usize,
         threads: usize,
     ) -> Self {
-        let share = pixels.div_ceil(threads.div_ceil(images));
-        let most = most.min(share).max(1).next_multiple_of(tile);
-        let block = crate::microkernel::balanced(pixels, most).next_multiple_of(tile).min(pixels);
-        let blocks = pixels.div_ceil(block);
-        let parts = threads.div_ceil(images * blocks).min(filter_tiles);
-        Partition { block, blocks, parts, filter_tiles, pixels }
+        let most = most.clamp(1, pixels).next_multiple_of(tile);
+        let fewest = pixels.div_ceil(most);
+        let cut = |blocks: usize, parts: usize| {
+            let block = pixels.div_ceil(blocks).next_multiple_of(tile).min(pixels);
+            Partition { block, blocks: pixels.div_ceil(block), parts, filter_tiles, pixels }
+        };
+        let candidates = (fewest..=fewest + 4 * (threads - 1))
+            .flat_map(|blocks| (1..=threads.min(filter_tiles)).map(move |parts| (blocks, parts)));
+        candidates
+            .map(|(blocks, parts)| cut(blocks, parts))
+            .min_by_key(|partition| partition.cost(images, threads))
+            .unwrap_or_else(|| cut(fewest, 1))
+    }
+
+    /// What the busiest thread has to do, in eighths of a pixel times a tile of filters. Beside the
+    /// sums themselves, each unit prepares its pixels (about half a tile of filters' work) and streams
+    /// its filters through the cache (about eight pixels' work).
+    fn cost(&self, images: usize, threads: usize) -> u128 {
+        let tiles = self.filter_tiles.div_ceil(self.parts) as u128;
+        let block = self.block as u128;
+        let unit = 8 * block * tiles + 4 * block + 64 * tiles;
+        self.units(images).div_ceil(threads) as u128 * unit
     }
 
     /// Units in `images` images.
