@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use crate::kernel::PlanOptions;
-use crate::microkernel::{Bias, Epilogue, Segments, Tile, balanced, tile_fn};
+use crate::microkernel::{Bias, Epilogue, Rows, Segments, Tile, balanced, tile_fn};
 use crate::simd::Simd;
 use crate::weights::{Panels, Strips};
 
@@ -73,7 +73,7 @@ pub(crate) unsafe fn pixels_by_filters<S: Simd>(
             let kernel = if n == rows { kernel } else { tile_fn::<S>(n, panel.vectors) };
             let tile = Tile {
                 a: a.wrapping_add(first * a_row),
-                a_row,
+                a_rows: Rows::Apart(a_row),
                 a_step: 1,
                 b: panel.data[pass.steps.start * panel.width..].as_ptr(),
                 b_step: panel.width,
@@ -120,7 +120,7 @@ pub(crate) unsafe fn filters_by_pixels<S: Simd>(
             let columns = S::NR.min(pixels - first);
             let tile = Tile {
                 a: strip.data[pass.steps.start * strips.rows..].as_ptr(),
-                a_row: 1,
+                a_rows: Rows::Apart(1),
                 a_step: strips.rows,
                 b: data.as_ptr(),
                 b_step: S::NR,

@@ -64,12 +64,20 @@ impl Epilogue {
         Epilogue { bias: Bias::None, accumulate: false, limits: (f32::NEG_INFINITY, f32::INFINITY) };
 }
 
+/// Where the rows of a tile's row operand are.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Rows<'a> {
+    /// That many f32s apart.
+    Apart(usize),
+    /// At these distances from the first: pixels of several rows of an image, say.
+    At(&'a [usize]),
+}
+
 /// One tile's work: `c[i][j] = epilogue(Σ a[i]·b[j])` over two levels of segments of `len` steps.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Tile {
+pub(crate) struct Tile<'a> {
     pub(crate) a: *const f32,
-    /// f32s from one row of the row operand to the next.
-    pub(crate) a_row: usize,
+    pub(crate) a_rows: Rows<'a>,
     /// f32s from one step of the row operand to the next.
     pub(crate) a_step: usize,
     pub(crate) b: *const f32,
@@ -94,7 +102,10 @@ pub(crate) struct Tile {
 /// for reads of `V · LANES` f32s; `c` is valid for writes (and reads, when accumulating) of
 /// `columns <= V · LANES` f32s in each of `R` rows; the bias is valid for reads of as many f32s as
 /// there are columns or rows.
-pub(crate) type TileFn<S> = unsafe fn(S, &Tile);
+pub(crate) type TileFn<S> = unsafe fn(S, &Tile<'_>);
+
+/// Most rows of a tile of any instruction set.
+pub(crate) const MOST_ROWS: usize = 14;
 
 /// The tile with `rows` rows (1 to [`Simd::MR`]) and `vectors` vectors (1 to [`Simd::NV`]).
 pub(crate) fn tile_fn<S: Simd>(rows: usize, vectors: usize) -> TileFn<S> {
@@ -121,14 +132,25 @@ fn with_rows<S: Simd, const V: usize>(rows: usize) -> TileFn<S> {
 
 /// # Safety
 /// As [`TileFn`].
-unsafe fn entry<S: Simd, const R: usize, const V: usize>(simd: S, tile: &Tile) {
-    struct Op<'a, const R: usize, const V: usize>(&'a Tile);
+unsafe fn entry<S: Simd, const R: usize, const V: usize>(simd: S, tile: &Tile<'_>) {
+    struct Op<'a, const R: usize, const V: usize>(&'a Tile<'a>);
     impl<S: Simd, const R: usize, const V: usize> SimdOp<S> for Op<'_, R, V> {
         type Output = ();
         #[inline(always)]
         fn eval(self, simd: S) {
+            // Two loops, because the distance between rows decides how they are addressed.
             // SAFETY: `entry`'s caller vouches for the tile.
-            unsafe { body::<S, R, V>(simd, self.0) }
+            unsafe {
+                match self.0.a_rows {
+                    Rows::Apart(distance) => body::<S, R, V>(simd, self.0, |i| i * distance),
+                    Rows::At(distances) => {
+                        let Some(distances) = distances.first_chunk::<R>() else {
+                            return debug_assert!(false, "a tile of {R} rows has {}", distances.len());
+                        };
+                        body::<S, R, V>(simd, self.0, |i| distances[i]);
+                    }
+                }
+            }
         }
     }
     simd.vectorize(Op::<R, V>(tile));
@@ -137,7 +159,11 @@ unsafe fn entry<S: Simd, const R: usize, const V: usize>(simd: S, tile: &Tile) {
 /// # Safety
 /// As [`TileFn`].
 #[inline(always)]
-unsafe fn body<S: Simd, const R: usize, const V: usize>(simd: S, tile: &Tile) {
+unsafe fn body<S: Simd, const R: usize, const V: usize>(
+    simd: S,
+    tile: &Tile<'_>,
+    row_at: impl Fn(usize) -> usize,
+) {
     let mut acc = [[simd.splat(0.0); V]; R];
     for outer in 0..tile.outer.count {
         for inner in 0..tile.inner.count {
@@ -151,7 +177,7 @@ unsafe fn body<S: Simd, const R: usize, const V: usize>(simd: S, tile: &Tile) {
                         *column = simd.load(b.add(j * S::LANES));
                     }
                     for (i, row) in acc.iter_mut().enumerate() {
-                        let value = simd.splat(*a.add(i * tile.a_row));
+                        let value = simd.splat(*a.wrapping_add(row_at(i)));
                         for (sum, &column) in row.iter_mut().zip(&columns) {
                             *sum = simd.mul_add(value, column, *sum);
                         }
@@ -392,9 +418,10 @@ mod tests {
                         accumulate: mode == 2,
                         limits: (-5.0, 40.0),
                     };
+                    let distances: Vec<usize> = (0..rows).map(|i| i * steps).collect();
                     let tile = Tile {
                         a: a.as_ptr(),
-                        a_row: steps,
+                        a_rows: if mode == 1 { Rows::At(&distances) } else { Rows::Apart(steps) },
                         a_step: 1,
                         b: b.as_ptr(),
                         b_step: width,

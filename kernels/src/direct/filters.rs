@@ -19,7 +19,7 @@ use crate::buffer::LINE;
 use crate::cache::CacheSizes;
 use crate::error::ConvError;
 use crate::kernel::{Body, PlanOptions};
-use crate::microkernel::{Bias, Epilogue, Segments, Tile, balanced, tile_fn};
+use crate::microkernel::{Bias, Epilogue, MOST_ROWS, Rows, Segments, Tile, balanced, tile_fn};
 use crate::parallel;
 use crate::partition::{Partition, Partitioned, Shared, Unit, Worker};
 use crate::simd::Simd;
@@ -181,20 +181,38 @@ impl<S: Simd> Filters<S> {
             a: dilation_y * source.row,
             b: kernel_width * channels * panel.width,
         };
-        let most = balanced(width, S::MR);
-        for (y, _) in rows.clone().enumerate() {
-            for x in (0..width).step_by(most) {
-                let n = most.min(width - x);
+        let at = |pixel: usize| {
+            let (y, x) = (pixel / width, pixel % width);
+            y * stride_y * source.row + x * stride_x * source.pixel
+        };
+        let pixels = rows.len() * width;
+        // Tiles of neighbours in a row, or tiles that run over row ends where rows would fill them badly.
+        let (in_row, over) = (balanced(width, S::MR), balanced(pixels, S::MR));
+        let run_over = 5 * in_row <= 4 * over;
+        let (line, most) = if run_over { (pixels, over) } else { (width, in_row) };
+        let mut distances = [0; MOST_ROWS];
+        for start in (0..pixels).step_by(line) {
+            for first in (start..start + line).step_by(most) {
+                let n = most.min(start + line - first);
+                if run_over {
+                    for (i, distance) in distances[..n].iter_mut().enumerate() {
+                        *distance = at(first + i) - at(first);
+                    }
+                }
                 let tile = Tile {
-                    a: source.start.wrapping_add(y * stride_y * source.row + x * stride_x * source.pixel),
-                    a_row: stride_x * source.pixel,
+                    a: source.start.wrapping_add(at(first)),
+                    a_rows: if run_over {
+                        Rows::At(&distances[..n])
+                    } else {
+                        Rows::Apart(stride_x * source.pixel)
+                    },
                     a_step: 1,
                     b: panel.data.as_ptr(),
                     b_step: panel.width,
                     len,
                     outer,
                     inner,
-                    c: c.wrapping_add((y * width + x) * c_row),
+                    c: c.wrapping_add(first * c_row),
                     c_row,
                     columns: panel.filters,
                     epilogue: *epilogue,
