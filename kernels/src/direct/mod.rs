@@ -92,12 +92,16 @@ fn row_len(spec: &ConvSpec) -> Option<usize> {
     band.checked_add(spec.out_width().checked_mul(2 * lanes)?)
 }
 
-/// Which form wastes fewer lanes, with a handicap for the one that has to convert the layout.
+/// Which form costs less, in a vector's multiply-adds for each output: the sums, in vectors of which
+/// some lanes are empty, and where the form has to convert the layout the two transpositions, about
+/// one and a half multiply-adds of a vector for each element of input and output.
 fn lanes_are_pixels<S: Simd>(spec: &ConvSpec) -> bool {
-    let used = |n: usize| n as f64 / n.next_multiple_of(S::LANES) as f64;
-    let (filters, pixels) = (used(spec.group_out_channels()), used(spec.out_width()));
+    let steps = (spec.group_in_channels() * spec.kernel()[0] * spec.kernel()[1]) as f64;
+    let sums = |n: usize| steps / S::LANES as f64 * n.next_multiple_of(S::LANES) as f64 / n as f64;
+    let conversion = 1.5 * (1.0 + spec.input_len() as f64 / spec.output_len() as f64);
+    let (filters, pixels) = (sums(spec.group_out_channels()), sums(spec.out_width()));
     match spec.layout() {
-        Layout::Nchw => pixels >= 0.9 * filters,
-        Layout::Nhwc => 0.8 * pixels > filters,
+        Layout::Nchw => pixels < filters + conversion,
+        Layout::Nhwc => pixels + conversion < filters,
     }
 }
