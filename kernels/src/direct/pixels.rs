@@ -64,7 +64,7 @@ pub(super) fn prepare<S: Simd>(
     let l2 = CacheSizes::detect().l2 / 4;
     let most = most_rows(spec, |rows| band_len(rows) <= l2 / 2 && staged_len(rows) <= l2 / 4);
     let images = spec.batch() * spec.groups().div_ceil(groups);
-    // With several groups in a band there is one strip for each.
+    // Where groups share a band their strips stay together.
     let tiles = if groups > 1 { 1 } else { strips.count };
     let partition = Partition::new(images, spec.out_height(), most, 1, tiles, threads);
     let planes = Planes::new(spec, partition.block, S::LANES);
@@ -132,8 +132,9 @@ impl<S: Simd> Worker for Pixels<S> {
             }
             Layout::Nhwc => {
                 let pixels = rows.len() * spec.out_width();
-                let first = unit.filter_tiles.start * self.strips.rows;
-                let end = (unit.filter_tiles.end * self.strips.rows).min(spec.group_out_channels());
+                let strips = self.strips_of(unit);
+                let first = strips.start * self.strips.rows;
+                let end = (strips.end * self.strips.rows).min(spec.group_out_channels());
                 // One group's part of the filters, or all filters of several groups.
                 let filters = (groups.len() - 1) * spec.group_out_channels() + end - first;
                 let staged = &mut staged[..pixels * filters];
@@ -153,8 +154,7 @@ impl<S: Simd> Worker for Pixels<S> {
     }
 }
 
-/// How many groups share a band: in NHWC as many as fill a cache line with channels, if one strip of
-/// filters is enough for each.
+/// How many groups share a band: in NHWC as many as fill a cache line with channels.
 fn groups_in_a_band(spec: &ConvSpec) -> usize {
     match spec.layout() {
         Layout::Nchw => 1,
@@ -163,6 +163,11 @@ fn groups_in_a_band(spec: &ConvSpec) -> usize {
 }
 
 impl<S: Simd> Pixels<S> {
+    /// The strips of each group that a unit computes: its part, or all where groups share a band.
+    fn strips_of(&self, unit: &Unit) -> Range<usize> {
+        if self.groups > 1 { 0..self.strips.count } else { unit.filter_tiles.clone() }
+    }
+
     /// The unit's outputs of some groups, stored filter by filter from `c`, `c_row` f32s apart.
     ///
     /// # Safety
@@ -178,11 +183,10 @@ impl<S: Simd> Pixels<S> {
         c_row: usize,
     ) {
         let spec = &self.spec;
-        let strips = if self.groups > 1 { 0..self.strips.count } else { unit.filter_tiles.clone() };
         let plane = spec.group_in_channels() * self.planes.channel;
         for (group, band) in groups.clone().zip(band.chunks(plane)) {
             let bias = io.group_bias(spec, group);
-            for index in strips.clone() {
+            for index in self.strips_of(unit) {
                 let strip = self.strips.strip(group, index);
                 let epilogue = Epilogue {
                     bias: bias.map_or(Bias::None, |b| Bias::Rows(b.wrapping_add(strip.first))),

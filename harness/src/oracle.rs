@@ -1,0 +1,225 @@
+//! The reference: the definition in float64, with shape arithmetic of its own, and the scale of the
+//! error bound that each output is held to.
+//!
+//! It shares no code with the kernels and takes from a [`ConvSpec`] only what its user gave: sizes of
+//! the input, kernel, stride, padding, dilation, groups.
+
+use kernels::{ConvSpec, ErrorModel, Layout, PlanOptions, WinogradTransform};
+
+use crate::data::Tensors;
+
+/// Position of an output element: image, channel, row, column.
+pub type Position = [usize; 4];
+
+/// What an output element has to be.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Expected {
+    /// The exact value before the activation (to float64's rounding).
+    pub value: f64,
+    /// What the error model multiplies with k·u.
+    pub scale: f64,
+}
+
+/// The reference of one convolution.
+#[derive(Debug)]
+pub struct Oracle<'a> {
+    tensors: &'a Tensors,
+    with_bias: bool,
+    accumulate: bool,
+    model: ErrorModel,
+    layout: Layout,
+    channels: [usize; 2],
+    groups: usize,
+    input: [usize; 2],
+    /// Output rows and columns, counted by stepping the window over the padded input.
+    output: [usize; 2],
+    kernel: [usize; 2],
+    stride: [usize; 2],
+    dilation: [usize; 2],
+    /// Padding above and left.
+    before: [usize; 2],
+    batch: usize,
+}
+
+/// Places of the window: as many as fit while it moves by the stride.
+fn places(padded: usize, kernel: usize, stride: usize, dilation: usize) -> usize {
+    let reach = (1..kernel).fold(1, |reach, _| reach + dilation);
+    (0..).take_while(|place| place * stride + reach <= padded).count()
+}
+
+impl<'a> Oracle<'a> {
+    /// The reference for a run with these buffers and options, for outputs that promise `model`.
+    pub fn new(
+        spec: &ConvSpec,
+        tensors: &'a Tensors,
+        options: &PlanOptions,
+        with_bias: bool,
+        model: ErrorModel,
+    ) -> Self {
+        let (kernel, stride, dilation) = (spec.kernel(), spec.stride(), spec.dilation());
+        let p = spec.padding();
+        let padded = [spec.in_height() + p.top + p.bottom, spec.in_width() + p.left + p.right];
+        Oracle {
+            tensors,
+            with_bias,
+            accumulate: options.accumulate,
+            model,
+            layout: spec.layout(),
+            channels: [spec.in_channels(), spec.out_channels()],
+            groups: spec.groups(),
+            input: [spec.in_height(), spec.in_width()],
+            output: [0, 1].map(|axis| places(padded[axis], kernel[axis], stride[axis], dilation[axis])),
+            kernel,
+            stride,
+            dilation,
+            before: [p.top, p.left],
+            batch: spec.batch(),
+        }
+    }
+
+    /// Rows and columns of the output.
+    pub fn output_size(&self) -> [usize; 2] {
+        self.output
+    }
+
+    /// All positions, in no particular order of memory.
+    pub fn positions(&self) -> impl Iterator<Item = Position> + use<> {
+        let ([height, width], channels, batch) = (self.output, self.channels[1], self.batch);
+        (0..batch).flat_map(move |n| {
+            (0..channels)
+                .flat_map(move |o| (0..height).flat_map(move |y| (0..width).map(move |x| [n, o, y, x])))
+        })
+    }
+
+    /// Index of a position in the output buffer.
+    pub fn index(&self, [n, o, y, x]: Position) -> usize {
+        index(self.layout, [self.channels[1], self.output[0], self.output[1]], [n, o, y, x])
+    }
+
+    /// What the output has to be at a position.
+    pub fn at(&self, position: Position) -> Expected {
+        let [n, o, y, x] = position;
+        let group_inputs = self.channels[0] / self.groups;
+        let first = o / (self.channels[1] / self.groups) * group_inputs;
+        let (mut value, mut sum) = (0.0, 0.0);
+        for c in 0..group_inputs {
+            for r in 0..self.kernel[0] {
+                for s in 0..self.kernel[1] {
+                    let iy = (y * self.stride[0] + r * self.dilation[0]).wrapping_sub(self.before[0]);
+                    let ix = (x * self.stride[1] + s * self.dilation[1]).wrapping_sub(self.before[1]);
+                    let term = self.weight(o, c, r, s) * self.pixel(n, first + c, iy, ix);
+                    value += term;
+                    sum += term.abs();
+                }
+            }
+        }
+        let mut extra = 0.0;
+        if self.with_bias {
+            let bias = f64::from(self.tensors.bias[o]);
+            (value, extra) = (value + bias, extra + bias.abs());
+        }
+        if self.accumulate {
+            let previous = f64::from(self.tensors.previous[self.index(position)]);
+            (value, extra) = (value + previous, extra + previous.abs());
+        }
+        let scale = match self.model {
+            ErrorModel::Winograd { transform, .. } => self.winograd_scale(transform, position),
+            _ => sum,
+        };
+        Expected { value, scale: scale + extra }
+    }
+
+    /// The input, or zero where a (wrapped) coordinate lies outside.
+    fn pixel(&self, n: usize, c: usize, y: usize, x: usize) -> f64 {
+        if y < self.input[0] && x < self.input[1] {
+            let size = [self.channels[0], self.input[0], self.input[1]];
+            f64::from(self.tensors.input[index(self.layout, size, [n, c, y, x])])
+        } else {
+            0.0
+        }
+    }
+
+    fn weight(&self, o: usize, c: usize, r: usize, s: usize) -> f64 {
+        let [height, width] = self.kernel;
+        f64::from(self.tensors.weights[((o * (self.channels[0] / self.groups) + c) * height + r) * width + s])
+    }
+
+    /// Σ over channels of |Aᵀ|(|G g Gᵀ| ⊙ (|Bᵀ||d||B|))|A| for the tile that holds the position; tiles
+    /// lie side by side from output (0, 0).
+    fn winograd_scale(&self, transform: &WinogradTransform, [n, o, y, x]: Position) -> f64 {
+        let (m, r) = (transform.output, transform.kernel);
+        let alpha = m + r - 1;
+        let (top, left) = (y / m * m, x / m * m);
+        let group_inputs = self.channels[0] / self.groups;
+        let first = o / (self.channels[1] / self.groups) * group_inputs;
+        let mut total = 0.0;
+        for c in 0..group_inputs {
+            let d = |i: usize, j: usize| {
+                let (iy, ix) =
+                    ((top + i).wrapping_sub(self.before[0]), (left + j).wrapping_sub(self.before[1]));
+                self.pixel(n, first + c, iy, ix).abs()
+            };
+            let v = sandwich(transform.bt, alpha, alpha, f64::abs, d);
+            let u = sandwich(transform.g, alpha, r, |g| g, |i, j| self.weight(o, c, i, j));
+            let product = |i: usize, j: usize| u[i * alpha + j].abs() * v[i * alpha + j];
+            total += sandwich(transform.at, m, alpha, f64::abs, product)[y % m * m + x % m];
+        }
+        total
+    }
+}
+
+/// `M x Mᵀ` for a `rows × columns` matrix M (each entry through `f`) and a square x.
+pub(crate) fn sandwich(
+    matrix: &[&[f64]],
+    rows: usize,
+    columns: usize,
+    f: impl Fn(f64) -> f64,
+    x: impl Fn(usize, usize) -> f64,
+) -> Vec<f64> {
+    let half: Vec<f64> = (0..rows * columns)
+        .map(|i| (0..columns).map(|k| f(matrix[i / columns][k]) * x(k, i % columns)).sum())
+        .collect();
+    (0..rows * rows)
+        .map(|i| (0..columns).map(|k| half[i / rows * columns + k] * f(matrix[i % rows][k])).sum())
+        .collect()
+}
+
+fn index(layout: Layout, [channels, height, width]: [usize; 3], [n, c, y, x]: Position) -> usize {
+    match layout {
+        Layout::Nchw => ((n * channels + c) * height + y) * width + x,
+        Layout::Nhwc => ((n * height + y) * width + x) * channels + c,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A convolution small enough to do by hand: 3×3 input, 2×2 kernel of 1 2 3 4.
+    #[test]
+    fn agrees_with_a_sum_by_hand() {
+        let spec: ConvSpec = "c1 h3 w3 o1 k2".parse().unwrap();
+        let tensors = Tensors {
+            input: (1..=9).map(|i| i as f32).collect(),
+            weights: vec![1.0, 2.0, 3.0, 4.0],
+            bias: vec![0.5],
+            previous: vec![10.0; 4],
+        };
+        let options = PlanOptions { accumulate: true, ..Default::default() };
+        let oracle = Oracle::new(&spec, &tensors, &options, true, ErrorModel::Sum { k: 1.0 });
+        assert_eq!(oracle.output_size(), [2, 2]);
+        // 1·1 + 2·2 + 3·4 + 4·5 = 37
+        assert_eq!(oracle.at([0, 0, 0, 0]), Expected { value: 47.5, scale: 47.5 });
+        // 1·5 + 2·6 + 3·8 + 4·9 = 77
+        assert_eq!(oracle.at([0, 0, 1, 1]).value, 87.5);
+    }
+
+    #[test]
+    fn counts_places_like_the_lecture() {
+        assert_eq!(places(7, 3, 1, 1), 5);
+        assert_eq!(places(7, 3, 2, 1), 3);
+        assert_eq!(places(7, 3, 3, 1), 2); // (7 − 3)/3 + 1 = 2.33, floored
+        assert_eq!(places(32, 5, 1, 1), 28);
+        assert_eq!(places(9, 3, 1, 3), 3);
+    }
+}
