@@ -248,9 +248,20 @@ fn pack_phases(input: &[f32], pixel: usize, inside: &Range<usize>, planes: &Plan
         let first = (inside.start + skip) / planes.stride;
         let count = inside.len().saturating_sub(skip).div_ceil(planes.stride);
         let to = &mut row[phase * planes.phase + first..][..count];
-        let from = input.iter().skip(skip * pixel).step_by(planes.stride * pixel);
-        for (to, from) in to.iter_mut().zip(from) {
-            *to = *from;
+        if count == 0 {
+            continue;
+        }
+        let from = &input[skip * pixel..];
+        if planes.stride * pixel == 2 {
+            // The usual case, in a form that becomes shuffles.
+            for (to, pair) in to.iter_mut().zip(from.chunks_exact(2)) {
+                *to = pair[0];
+            }
+            to[count - 1] = from[2 * (count - 1)];
+        } else {
+            for (i, to) in to.iter_mut().enumerate() {
+                *to = from[i * planes.stride * pixel];
+            }
         }
     }
 }

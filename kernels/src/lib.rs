@@ -107,10 +107,12 @@
 //! `kernels = { git = "…", default-features = false, features = ["direct"] }`.
 
 mod auto;
-#[cfg(feature = "direct")]
+#[cfg(any(feature = "direct", feature = "depthwise"))]
 mod band;
 mod buffer;
 mod cache;
+#[cfg(feature = "depthwise")]
+mod depthwise;
 #[cfg(feature = "direct")]
 mod direct;
 mod error;

@@ -4,6 +4,8 @@
 use std::sync::LazyLock;
 
 use crate::auto;
+#[cfg(feature = "depthwise")]
+use crate::depthwise;
 #[cfg(feature = "direct")]
 use crate::direct;
 use crate::error::{ConvError, Unavailable, Unsupported};
@@ -87,6 +89,8 @@ static ROWS: &[Row] = &[
     simd::<direct::Direct>(),
     #[cfg(feature = "pointwise")]
     simd::<pointwise::Pointwise>(),
+    #[cfg(feature = "depthwise")]
+    simd::<depthwise::Depthwise>(),
 ];
 
 /// A kernel of the list, with or without a named instruction set.

@@ -1,0 +1,112 @@
+//! `depthwise`: each channel has its own filters.
+//!
+//! # Idea
+//! With one input channel a filter there is no sum over channels, nothing for a matrix product to
+//! reuse: 9 multiply-adds a pixel for 3×3, so that loads and bandwidth decide. Everything here is about
+//! loading each pixel few times: a tile of several output rows and columns loads a pixel once and
+//! multiplies it with every weight that meets it.
+//!
+//! # Data layout
+//! ```text
+//! NHWC ([`nhwc`])  lanes are channels, pixels are read in place; weights [r][s][channel]
+//! NCHW ([`nchw`])  lanes are pixels of a row of a padded copy of one plane; weights [filter][r][s]
+//! ```
+//!
+//! # Loop nest
+//! ```text
+//! for each unit (image or plane, block of output rows, part of the channels):   parallel
+//!     for each vector of channels (NHWC) or vector of columns (NCHW):
+//!         for each tile of output rows (and columns, NHWC):
+//!             for each input row and column under the tile: load once, multiply-add into every
+//!             output that it belongs to
+//! ```
+//! 3×3 and 5×5 with strides 1 and 2 are compiled with their taps unrolled; other kernels run the same
+//! loops with run-time bounds.
+//!
+//! # Register budget
+//! NHWC: 2 rows × up to 7 columns of accumulators on AVX-512 (4 on AVX2), weights in registers or
+//! memory operands. NCHW: 4 rows × 1 vector, one register a loaded vector, weights broadcast.
+//!
+//! # Supports and refuses
+//! groups = input channels, any number of filters a channel, everything else. Refuses other groups.
+//!
+//! # Error model
+//! One chain of multiply-adds for each output element: [`ErrorModel::Sum`]. Pixels in the padding are
+//! multiplied as zeros: an infinite or NaN weight meets them and gives NaN.
+//!
+//! # Source
+//! The definition; depthwise separable networks: Howard et al., "MobileNets", 2017.
+//!
+//! [`ErrorModel::Sum`]: crate::ErrorModel::Sum
+
+mod nchw;
+mod nhwc;
+
+use crate::error::ConvError;
+use crate::kernel::{Body, PlanOptions};
+use crate::registry::Algorithm;
+use crate::simd::Simd;
+use crate::spec::{ConvSpec, Layout};
+
+/// Convolutions with groups = input channels.
+pub(crate) struct Depthwise;
+
+impl Algorithm for Depthwise {
+    const NAME: &'static str = "depthwise";
+
+    fn supports(spec: &ConvSpec) -> Result<(), String> {
+        if !spec.is_depthwise() {
+            return Err(format!(
+                "{} groups (needs one for each of {} input channels)",
+                spec.groups(),
+                spec.in_channels()
+            ));
+        }
+        if spec.layout() == Layout::Nchw && nchw::plane_len(spec).is_none_or(|len| len > MOST_IN_A_ROW) {
+            return Err(format!(
+                "an output row that reads {} rows of {} padded columns (needs at most {MOST_IN_A_ROW} f32s for \
+                 a row)",
+                spec.dilated_kernel()[0],
+                spec.padded_input()[1],
+            ));
+        }
+        Ok(())
+    }
+
+    fn prepare<S: Simd>(
+        simd: S,
+        spec: &ConvSpec,
+        weights: &[f32],
+        options: &PlanOptions,
+    ) -> Result<Box<dyn Body>, ConvError> {
+        match spec.layout() {
+            Layout::Nhwc => nhwc::prepare(simd, spec, weights, options),
+            Layout::Nchw => nchw::prepare(simd, spec, weights, options),
+        }
+    }
+}
+
+/// Most f32s of scratch memory for the input of one output row: 16 MiB.
+const MOST_IN_A_ROW: usize = 4 << 20;
+
+/// A window's size and steps; with `FIXED` they are compiled in.
+#[derive(Clone, Copy, Debug)]
+struct Window {
+    kernel: [usize; 2],
+    stride: [usize; 2],
+    dilation: [usize; 2],
+}
+
+impl Window {
+    fn of(spec: &ConvSpec) -> Self {
+        Window { kernel: spec.kernel(), stride: spec.stride(), dilation: spec.dilation() }
+    }
+
+    /// Kernel size and stride, if they are those of a specialised body.
+    fn special(&self) -> Option<(usize, usize)> {
+        let [side, other] = self.kernel;
+        let [stride, other_stride] = self.stride;
+        let square = side == other && stride == other_stride && self.dilation == [1, 1];
+        (square && matches!(side, 3 | 5) && matches!(stride, 1 | 2)).then_some((side, stride))
+    }
+}
