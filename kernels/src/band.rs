@@ -32,6 +32,13 @@ impl Image {
         Image::new(spec.layout(), size, n, groups, spec.group_in_channels())
     }
 
+    /// Image `n` of the input, some of its channels.
+    #[cfg(feature = "winograd")]
+    pub(crate) fn input_channels(spec: &ConvSpec, n: usize, channels: Range<usize>) -> Self {
+        let size = [spec.in_channels(), spec.in_height(), spec.in_width()];
+        Image::new(spec.layout(), size, n, channels, 1)
+    }
+
     /// Image `n` of the output, channels of `groups`.
     pub(crate) fn output(spec: &ConvSpec, n: usize, groups: Range<usize>) -> Self {
         let size = [spec.out_channels(), spec.out_height(), spec.out_width()];
@@ -88,6 +95,12 @@ impl Window {
             rows: rows.start * stride_y..(rows.end - 1) * stride_y + kernel_height,
             columns: (spec.out_width() - 1) * stride_x + kernel_width,
         }
+    }
+
+    /// Any rows and columns of the padded input; beyond it everything is zero.
+    #[cfg(feature = "winograd")]
+    pub(crate) fn new(rows: Range<usize>, columns: usize) -> Self {
+        Window { rows, columns }
     }
 
     pub(crate) fn rows(&self) -> usize {

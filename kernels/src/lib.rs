@@ -107,7 +107,7 @@
 //! `kernels = { git = "…", default-features = false, features = ["direct"] }`.
 
 mod auto;
-#[cfg(any(feature = "direct", feature = "depthwise"))]
+#[cfg(any(feature = "direct", feature = "depthwise", feature = "winograd"))]
 mod band;
 mod buffer;
 mod cache;
@@ -116,7 +116,7 @@ mod depthwise;
 #[cfg(feature = "direct")]
 mod direct;
 mod error;
-#[cfg(any(feature = "im2col", feature = "pointwise"))]
+#[cfg(any(feature = "im2col", feature = "pointwise", feature = "winograd"))]
 mod gemm;
 #[cfg(feature = "im2col")]
 mod im2col;
@@ -131,6 +131,8 @@ mod registry;
 mod simd;
 mod spec;
 mod weights;
+#[cfg(feature = "winograd")]
+mod winograd;
 mod workspace;
 
 pub use auto::{Choice, explain};

@@ -17,6 +17,8 @@ use crate::naive;
 use crate::pointwise;
 use crate::simd::{Isa, Simd, Token, Wide};
 use crate::spec::ConvSpec;
+#[cfg(feature = "winograd")]
+use crate::winograd;
 
 /// What an algorithm's author writes; the registry makes kernels of it.
 pub(crate) trait Algorithm {
@@ -87,6 +89,12 @@ static ROWS: &[Row] = &[
     simd::<im2col::Im2colGemm>(),
     #[cfg(feature = "direct")]
     simd::<direct::Direct>(),
+    #[cfg(feature = "winograd")]
+    simd::<winograd::Winograd>(),
+    #[cfg(feature = "winograd")]
+    simd::<winograd::WinogradF2>(),
+    #[cfg(feature = "winograd")]
+    simd::<winograd::WinogradF4>(),
     #[cfg(feature = "pointwise")]
     simd::<pointwise::Pointwise>(),
     #[cfg(feature = "depthwise")]

@@ -1,0 +1,528 @@
+//! The fused loops over chunks of tiles.
+
+use std::marker::PhantomData;
+use std::ops::Range;
+
+use super::matrices::transform_weights;
+use super::transform::{Line, MOST_ALPHA, Variant};
+use crate::band::{self, Image, pack_pixels, transpose_raw};
+use crate::buffer::{LINE, zeros};
+use crate::cache::CacheSizes;
+use crate::error::ConvError;
+use crate::gemm::{Pass, pixels_by_filters};
+use crate::kernel::{Body, ErrorModel, Io, PlanOptions};
+use crate::microkernel::Epilogue;
+use crate::parallel::{self, SharedOutput};
+use crate::partition::{Partition, Shared, Unit};
+use crate::simd::{Simd, SimdOp};
+use crate::spec::{ConvSpec, Layout};
+use crate::weights::{Order, Panels};
+
+/// Channels of an NCHW band: their planes are transposed together.
+const BAND_CHANNELS: usize = 64;
+
+#[derive(Debug)]
+struct WinogradBody<S, V> {
+    simd: S,
+    spec: ConvSpec,
+    options: PlanOptions,
+    threads: usize,
+    /// Transformed weights of each element of a tile.
+    weights: Vec<Panels>,
+    /// Blocks are of tile rows.
+    partition: Partition,
+    sizes: Sizes,
+    variant: PhantomData<V>,
+}
+
+/// Scratch memory of a thread, in f32s.
+#[derive(Clone, Copy, Debug)]
+struct Sizes {
+    /// Tiles of a chunk at most.
+    chunk: usize,
+    /// Tiles of a row.
+    tiles_x: usize,
+    /// From tile to tile of V: an odd number of cache lines, as the next two.
+    v_tile: usize,
+    /// From element to element of V.
+    v_plane: usize,
+    /// From element to element of M.
+    m_plane: usize,
+    v_len: usize,
+    m_len: usize,
+    /// A tile row of some channels of NCHW input, or outputs of a panel of a chunk.
+    band_len: usize,
+    staged_len: usize,
+}
+
+/// f32s, rounded up to an odd number of cache lines: what lies so far apart falls in different sets.
+fn odd_lines(len: usize) -> usize {
+    (len.div_ceil(LINE) | 1) * LINE
+}
+
+/// Tiles whose V fills 60 % of the level-2 cache, whole register tiles of the longest kind.
+pub(super) fn chunk_tiles<V: Variant>(channels: usize, caches: CacheSizes) -> usize {
+    let tile = 4 * V::ALPHA * V::ALPHA * odd_lines(channels);
+    let most = caches.l2 / 10 * 6 / tile;
+    (most / 14 * 14).max(14)
+}
+
+impl Sizes {
+    fn new<S: Simd, V: Variant>(spec: &ConvSpec, width: usize, tile_rows: usize, caches: CacheSizes) -> Self {
+        let elements = V::ALPHA * V::ALPHA;
+        let tiles_x = spec.out_width().div_ceil(V::M);
+        let chunk = chunk_tiles::<V>(spec.in_channels(), caches).min(tiles_x * tile_rows);
+        let v_tile = odd_lines(spec.in_channels());
+        let (v_plane, m_plane) = (odd_lines(chunk * v_tile), odd_lines(chunk * width));
+        let rows = (chunk + tiles_x - 1).div_ceil(tiles_x) + 1;
+        let (band_len, staged_len) = match spec.layout() {
+            Layout::Nhwc => (0, 0),
+            Layout::Nchw => (
+                V::ALPHA * (tiles_x * V::M + 2) * BAND_CHANNELS,
+                rows.min(tile_rows) * V::M * tiles_x * V::M * width,
+            ),
+        };
+        Sizes {
+            chunk,
+            tiles_x,
+            v_tile,
+            v_plane,
+            m_plane,
+            v_len: elements * v_plane,
+            m_len: elements * m_plane,
+            band_len: band_len.next_multiple_of(LINE),
+            staged_len: staged_len.next_multiple_of(LINE),
+        }
+    }
+
+    fn total(&self) -> usize {
+        self.v_len + self.m_len + self.band_len + self.staged_len
+    }
+}
+
+/// f32s of scratch memory that no variant and instruction set exceeds, if they can be counted.
+pub(super) fn scratch_bound(spec: &ConvSpec) -> Option<usize> {
+    // A chunk of the fewest tiles and the most elements; V, M, band and staged outputs.
+    let v = spec.in_channels().checked_add(2 * LINE)?.checked_mul(36 * 16)?;
+    let columns = spec.out_width().checked_add(8)?;
+    v.checked_add(columns.checked_mul(6 * BAND_CHANNELS + 12 * 32)?)
+}
+
+pub(super) fn prepare<S: Simd, V: Variant>(
+    simd: S,
+    spec: &ConvSpec,
+    weights: &[f32],
+    options: &PlanOptions,
+) -> Result<Box<dyn Body>, ConvError> {
+    let threads = parallel::worthwhile(options.threads, spec);
+    let panels = pack_weights::<S, V>(spec, weights)?;
+    let caches = CacheSizes::detect();
+    let tile_rows = spec.out_height().div_ceil(V::M);
+    let tiles_x = spec.out_width().div_ceil(V::M);
+    // A block of as many tile rows as a chunk holds.
+    let most = (chunk_tiles::<V>(spec.in_channels(), caches) / tiles_x).max(1);
+    let count = panels[0].count;
+    let partition = Partition::new(spec.batch(), tile_rows, most, 1, count, threads);
+    let width = panels[0].panel(0, 0).width;
+    let sizes = Sizes::new::<S, V>(spec, width, partition.block, caches);
+    Ok(Box::new(WinogradBody {
+        simd,
+        spec: *spec,
+        options: *options,
+        threads,
+        weights: panels,
+        partition,
+        sizes,
+        variant: PhantomData::<V>,
+    }))
+}
+
+/// U = G g Gᵀ, for each element packed like the weights of a 1×1 convolution.
+fn pack_weights<S: Simd, V: Variant>(spec: &ConvSpec, weights: &[f32]) -> Result<Vec<Panels>, ConvError> {
+    let one = spec.to_builder().kernel(1, 1).build()?;
+    let mut element = zeros(one.weights_len())?;
+    let mut panels = Vec::new();
+    for i in 0..V::ALPHA {
+        for j in 0..V::ALPHA {
+            for (u, g) in element.iter_mut().zip(weights.chunks_exact(9)) {
+                *u = transform_weights(V::TRANSFORM, g)(i, j) as f32;
+            }
+            panels.push(Panels::pack::<S>(&one, &element, Order::RowColumnChannel)?);
+        }
+    }
+    Ok(panels)
+}
+
+/// The parts of a thread's scratch memory.
+struct Scratch<'a> {
+    v: &'a mut [f32],
+    m: &'a mut [f32],
+    band: &'a mut [f32],
+    staged: &'a mut [f32],
+}
+
+impl<S: Simd, V: Variant> WinogradBody<S, V> {
+    fn unit(&self, unit: &Unit, io: &Shared<'_>, scratch: &mut [f32]) {
+        let sizes = &self.sizes;
+        let (v, rest) = scratch.split_at_mut(sizes.v_len);
+        let (m, rest) = rest.split_at_mut(sizes.m_len);
+        let (band, staged) = rest.split_at_mut(sizes.band_len);
+        let mut scratch = Scratch { v, m, band, staged };
+        let tiles = unit.pixels.start * sizes.tiles_x..unit.pixels.end * sizes.tiles_x;
+        let chunks = tiles.len().div_ceil(sizes.chunk);
+        let length = tiles.len().div_ceil(chunks);
+        for start in tiles.clone().step_by(length) {
+            let chunk = start..(start + length).min(tiles.end);
+            self.transform_input(unit.image, &chunk, io, &mut scratch);
+            for panel in unit.filter_tiles.clone() {
+                self.multiply(chunk.len(), panel, &mut scratch);
+                self.transform_output(unit.image, &chunk, panel, io, &mut scratch);
+            }
+        }
+    }
+
+    /// The tiles of a chunk, tile row by tile row: the row, and its tiles.
+    fn tile_rows(&self, chunk: &Range<usize>) -> impl Iterator<Item = (usize, Range<usize>)> + use<S, V> {
+        let (chunk, tiles_x) = (chunk.clone(), self.sizes.tiles_x);
+        (chunk.start / tiles_x..chunk.end.div_ceil(tiles_x)).map(move |row| {
+            let first = chunk.start.max(row * tiles_x) - row * tiles_x;
+            (row, first..chunk.end.min((row + 1) * tiles_x) - row * tiles_x)
+        })
+    }
+
+    fn transform_input(&self, n: usize, chunk: &Range<usize>, io: &Shared<'_>, scratch: &mut Scratch<'_>) {
+        let (spec, sizes) = (&self.spec, &self.sizes);
+        let image = Image::input(spec, n, 0..1);
+        let mut v = scratch.v.as_mut_ptr();
+        for (row, tiles) in self.tile_rows(chunk) {
+            let op = |source, first, channels, v| Input::<S, V> {
+                source,
+                tiles: tiles.clone(),
+                channels,
+                v,
+                v_first: first,
+                v_tile: sizes.v_tile,
+                v_plane: sizes.v_plane,
+                variant: PhantomData,
+                simd: PhantomData,
+            };
+            match spec.layout() {
+                Layout::Nhwc => {
+                    let source = Source {
+                        start: io.input[image.at(0, 0, 0)..].as_ptr(),
+                        row: image.row(),
+                        pixel: image.pixel(),
+                        // Wraps below zero in the padding, where no row is.
+                        y: (row * V::M).wrapping_sub(spec.padding().top),
+                        x: 0usize.wrapping_sub(spec.padding().left),
+                        height: spec.in_height(),
+                        width: spec.in_width(),
+                    };
+                    self.simd.vectorize(op(source, 0, spec.in_channels(), v));
+                }
+                Layout::Nchw => {
+                    let columns = sizes.tiles_x * V::M + 2;
+                    let window = band::Window::new(row * V::M..row * V::M + V::ALPHA, columns);
+                    for first in (0..spec.in_channels()).step_by(BAND_CHANNELS) {
+                        let channels = BAND_CHANNELS.min(spec.in_channels() - first);
+                        // Groups of one channel are channels.
+                        let image = Image::input_channels(spec, n, first..first + channels);
+                        pack_pixels(spec, &image, &window, io.input, BAND_CHANNELS, scratch.band);
+                        let source = Source {
+                            start: scratch.band.as_ptr(),
+                            row: columns * BAND_CHANNELS,
+                            pixel: BAND_CHANNELS,
+                            y: 0,
+                            x: 0,
+                            height: V::ALPHA,
+                            width: columns,
+                        };
+                        self.simd.vectorize(op(source, first, channels, v));
+                    }
+                }
+            }
+            v = v.wrapping_add(tiles.len() * sizes.v_tile);
+        }
+    }
+
+    /// M = V·U for a panel of filters, element by element.
+    fn multiply(&self, tiles: usize, panel: usize, scratch: &mut Scratch<'_>) {
+        let pass = Pass { steps: 0..self.spec.in_channels(), epilogue: Epilogue::STORE, bias: None };
+        for (element, weights) in self.weights.iter().enumerate() {
+            let shape = weights.panel(0, panel);
+            let m = scratch.m[element * self.sizes.m_plane..].as_mut_ptr();
+            // SAFETY: V holds `tiles` rows of in_channels values for the element; M has room for `tiles`
+            // rows of a panel's width, counted here from the panel's first filter.
+            unsafe {
+                pixels_by_filters(
+                    self.simd,
+                    scratch.v[element * self.sizes.v_plane..].as_ptr(),
+                    self.sizes.v_tile,
+                    tiles,
+                    weights,
+                    0,
+                    panel..panel + 1,
+                    &pass,
+                    m.wrapping_sub(shape.first),
+                    shape.width,
+                );
+            }
+        }
+    }
+
+    fn transform_output(
+        &self,
+        n: usize,
+        chunk: &Range<usize>,
+        panel: usize,
+        io: &Shared<'_>,
+        scratch: &mut Scratch<'_>,
+    ) {
+        let (spec, sizes) = (&self.spec, &self.sizes);
+        let shape = self.weights[0].panel(0, panel);
+        let image = Image::output(spec, n, 0..1);
+        let mut first_tile = 0;
+        for (index, (row, tiles)) in self.tile_rows(chunk).enumerate() {
+            let rows = row * V::M..((row + 1) * V::M).min(spec.out_height());
+            let columns = tiles.start * V::M..(tiles.end * V::M).min(spec.out_width());
+            let op = |output, pixel, out_row| Output::<S, V> {
+                m: scratch.m[first_tile * shape.width..].as_ptr(),
+                m_tile: shape.width,
+                m_plane: sizes.m_plane,
+                tiles: tiles.len(),
+                rows: rows.len(),
+                columns: columns.len(),
+                filters: shape.filters,
+                bias: io.bias.map(|bias| bias[shape.first..].as_ptr()),
+                accumulate: self.options.accumulate,
+                limits: self.options.limits(),
+                output,
+                pixel,
+                row: out_row,
+                variant: PhantomData,
+                simd: PhantomData,
+            };
+            // SAFETY: these rows, columns and filters of the output belong to this unit alone.
+            unsafe {
+                let start = io.output.at(image.at(shape.first, rows.start, columns.start));
+                match spec.layout() {
+                    Layout::Nhwc => self.simd.vectorize(op(start, image.pixel(), image.row())),
+                    Layout::Nchw => {
+                        let line = columns.len() * shape.width;
+                        let staged =
+                            scratch.staged[index * V::M * sizes.tiles_x * V::M * shape.width..].as_mut_ptr();
+                        let rows = (0..rows.len())
+                            .map(|i| (start.wrapping_add(i * image.row()), staged.wrapping_add(i * line)));
+                        if self.options.accumulate {
+                            for (output, staged) in rows.clone() {
+                                let (plane, filters) = (image.channel(), shape.filters);
+                                transpose_raw(output, plane, filters, columns.len(), staged, shape.width);
+                            }
+                        }
+                        self.simd.vectorize(op(staged, shape.width, line));
+                        for (output, staged) in rows {
+                            let (plane, filters) = (image.channel(), shape.filters);
+                            transpose_raw(staged, shape.width, columns.len(), filters, output, plane);
+                        }
+                    }
+                }
+            }
+            first_tile += tiles.len();
+        }
+    }
+}
+
+/// Pixels with their channels side by side, of which some coordinates are padding.
+#[derive(Clone, Copy)]
+struct Source {
+    /// Pixel (0, 0), channel 0.
+    start: *const f32,
+    row: usize,
+    pixel: usize,
+    /// Where tile 0 of the tile row starts (wrapped where that is padding).
+    y: usize,
+    x: usize,
+    height: usize,
+    width: usize,
+}
+
+/// A pixel of padding.
+static ZEROS: [f32; 16] = [0.0; 16];
+
+/// V = Bᵀ d B for some tiles of a tile row.
+struct Input<S, V> {
+    source: Source,
+    tiles: Range<usize>,
+    channels: usize,
+    v: *mut f32,
+    /// V's channel of the source's first.
+    v_first: usize,
+    v_tile: usize,
+    v_plane: usize,
+    variant: PhantomData<V>,
+    simd: PhantomData<S>,
+}
+
+impl<S: Simd, V: Variant> SimdOp<S> for Input<S, V> {
+    type Output = ();
+    #[inline(always)]
+    fn eval(self, simd: S) {
+        let source = self.source;
+        let mut rows = [(ZEROS.as_ptr(), false); MOST_ALPHA];
+        for (i, row) in rows.iter_mut().enumerate().take(V::ALPHA) {
+            let y = source.y.wrapping_add(i);
+            if y < source.height {
+                *row = (source.start.wrapping_add(y * source.row), true);
+            }
+        }
+        for (index, tile) in self.tiles.clone().enumerate() {
+            let x = source.x.wrapping_add(tile * V::M);
+            let v = self.v.wrapping_add(index * self.v_tile + self.v_first);
+            let mut c = 0;
+            while c < self.channels {
+                let lanes = S::LANES.min(self.channels - c);
+                let mut d = [[simd.splat(0.0); MOST_ALPHA]; MOST_ALPHA];
+                for j in 0..V::ALPHA {
+                    let mut column = [simd.splat(0.0); MOST_ALPHA];
+                    let xj = x.wrapping_add(j);
+                    for i in 0..V::ALPHA {
+                        let (row, is_row) = rows[i];
+                        let inside = is_row && xj < source.width;
+                        let pixel = row.wrapping_add(xj.wrapping_mul(source.pixel).wrapping_add(c));
+                        let pixel = if inside { pixel } else { ZEROS.as_ptr() };
+                        // SAFETY: (y, x) is inside and has `lanes` channels from c, or it is padding.
+                        column[i] = unsafe {
+                            if lanes == S::LANES { simd.load(pixel) } else { simd.load_partial(pixel, lanes) }
+                        };
+                    }
+                    d[j] = V::input(simd, column);
+                }
+                for i in 0..V::ALPHA {
+                    let mut line: Line<S> = [simd.splat(0.0); MOST_ALPHA];
+                    for j in 0..V::ALPHA {
+                        line[j] = d[j][i];
+                    }
+                    let line = V::input(simd, line);
+                    for j in 0..V::ALPHA {
+                        let element = v.wrapping_add((i * V::ALPHA + j) * self.v_plane + c);
+                        // SAFETY: V has room for this tile's channels, rounded up to whole vectors.
+                        unsafe { simd.store(element, line[j]) };
+                    }
+                }
+                c += S::LANES;
+            }
+        }
+    }
+}
+
+/// output = Aᵀ M A for the tiles of a tile row and a panel of filters.
+struct Output<S, V> {
+    m: *const f32,
+    m_tile: usize,
+    m_plane: usize,
+    tiles: usize,
+    /// Output rows and columns that exist.
+    rows: usize,
+    columns: usize,
+    filters: usize,
+    bias: Option<*const f32>,
+    accumulate: bool,
+    limits: (f32, f32),
+    /// Output pixel (0, 0) of the first tile, first filter of the panel.
+    output: *mut f32,
+    pixel: usize,
+    row: usize,
+    variant: PhantomData<V>,
+    simd: PhantomData<S>,
+}
+
+impl<S: Simd, V: Variant> SimdOp<S> for Output<S, V> {
+    type Output = ();
+    #[inline(always)]
+    fn eval(self, simd: S) {
+        let (lo, hi) = (simd.splat(self.limits.0), simd.splat(self.limits.1));
+        let mut f = 0;
+        while f < self.filters {
+            let lanes = S::LANES.min(self.filters - f);
+            let bias = match self.bias {
+                // SAFETY: the bias has a value for each of the panel's filters.
+                Some(bias) => unsafe { simd.load_partial(bias.add(f), lanes) },
+                None => simd.splat(0.0),
+            };
+            for tile in 0..self.tiles {
+                let m = self.m.wrapping_add(tile * self.m_tile + f);
+                let mut half = [[simd.splat(0.0); MOST_ALPHA]; MOST_ALPHA];
+                for j in 0..V::ALPHA {
+                    let mut column: Line<S> = [simd.splat(0.0); MOST_ALPHA];
+                    for i in 0..V::ALPHA {
+                        let element = m.wrapping_add((i * V::ALPHA + j) * self.m_plane);
+                        // SAFETY: M has whole vectors for every tile, filter and element.
+                        column[i] = unsafe { simd.load(element) };
+                    }
+                    half[j] = V::output(simd, column);
+                }
+                for i in 0..V::M {
+                    if i >= self.rows {
+                        break;
+                    }
+                    let mut line: Line<S> = [simd.splat(0.0); MOST_ALPHA];
+                    for j in 0..V::ALPHA {
+                        line[j] = half[j][i];
+                    }
+                    let line = V::output(simd, line);
+                    for j in 0..V::M {
+                        let x = tile * V::M + j;
+                        if x >= self.columns {
+                            break;
+                        }
+                        let output = self.output.wrapping_add(i * self.row + x * self.pixel + f);
+                        let mut value = simd.add(line[j], bias);
+                        // SAFETY: (row i, column x) exists and has `lanes` filters from f.
+                        unsafe {
+                            if self.accumulate {
+                                value = simd.add(value, simd.load_partial(output, lanes));
+                            }
+                            value = simd.clamp(value, lo, hi);
+                            if lanes == S::LANES {
+                                simd.store(output, value);
+                            } else {
+                                simd.store_partial(output, value, lanes);
+                            }
+                        }
+                    }
+                }
+            }
+            f += S::LANES;
+        }
+    }
+}
+
+impl<S: Simd, V: Variant> Body for WinogradBody<S, V> {
+    fn scratch_len(&self) -> usize {
+        self.threads * self.sizes.total()
+    }
+
+    fn packed_bytes(&self) -> usize {
+        self.weights.iter().map(Panels::bytes).sum()
+    }
+
+    fn threads(&self) -> usize {
+        self.threads
+    }
+
+    fn error_model(&self) -> ErrorModel {
+        // Argued in the module's documentation.
+        ErrorModel::Winograd { k: self.spec.in_channels() as f64 + 22.0, transform: V::TRANSFORM }
+    }
+
+    fn run(&self, io: Io<'_>, scratch: &mut [f32]) {
+        let units = self.partition.units(self.spec.batch());
+        let shared = Shared { input: io.input, bias: io.bias, output: SharedOutput::new(io.output) };
+        let each = self.sizes.total();
+        parallel::for_each_range(self.threads, units, scratch, each, &|range, scratch| {
+            for index in range {
+                self.unit(&self.partition.unit(index), &shared, scratch);
+            }
+        });
+    }
+}

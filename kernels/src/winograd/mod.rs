@@ -1,0 +1,200 @@
+//! `winograd`: 3×3 convolutions with 2.25 or 4 times fewer multiplications.
+//!
+//! # Idea
+//! A tile of m×m outputs of a 3×3 filter needs (m+2)×(m+2) inputs. Transformed by constant matrices,
+//! input tile and filter are multiplied element by element, (m+2)² products instead of 9m², and the sum
+//! over channels can be taken before the result is transformed back:
+//! Y = Aᵀ[Σ (G g Gᵀ) ⊙ (Bᵀ d B)]A. For each of the (m+2)² elements the sum over channels is a product
+//! of two matrices, (tiles × channels)·(channels × filters).
+//!
+//! `winograd-f2` is F(2×2, 3×3): 16 products for 36. `winograd-f4` is F(4×4, 3×3): 36 for 144, with the
+//! points 0, ±11/16, ±3/2, ∞, whose error is about half that of the textbook's 0, ±1, ±2, ∞. `winograd`
+//! takes the one that should be faster.
+//!
+//! # Data layout
+//! ```text
+//! weights  U[element][panel][channel][vectors · LANES]      transformed in float64 with the plan
+//! input    V[element][tile][channel]    of a chunk of tiles, in most of the level-2 cache
+//! products M[element][tile][vectors · LANES]                of a chunk and one panel of filters
+//! ```
+//! Tiles lie side by side from output (0, 0). NHWC input is read and output written in place; NCHW goes
+//! through small bands, a tile row of some channels in, a panel of some tile rows out.
+//!
+//! # Loop nest
+//! ```text
+//! for each unit (image, block of tile rows, part of the panels):   parallel
+//!     for each chunk of tiles:
+//!         for each tile and vector of channels: V = Bᵀ d B
+//!         for each panel of filters:
+//!             for each element: M = V·U, tiles × filters, in register tiles
+//!             for each tile and vector of filters: output = Aᵀ M A, bias, activation
+//! ```
+//! A chunk is as long as V fits 60 % of the level-2 cache: each chunk streams all of U, so longer chunks
+//! use each loaded weight more often.
+//!
+//! # Register budget
+//! The products are the [micro-kernel](crate::microkernel)'s. Transforms hold a row or column of a tile
+//! in registers and the tile on the stack.
+//!
+//! # Supports and refuses
+//! 3×3 kernels with stride 1 and dilation 1, one group, any padding, size and batch.
+//!
+//! # Error model
+//! [`ErrorModel::Winograd`]: pixels of a tile are mixed, so an output carries rounding errors of its
+//! tile's neighbours, and a NaN or infinity spreads over its tile. k counts the roundings that a term
+//! can go through, with multiply and add rounded apart: 1 of the transformed weight; 2 passes of the
+//! input transform, 4 each; 1 product and C additions over the channels; 2 passes of the output
+//! transform, 5 each; bias; previous output: C + 22. The constants of all matrices of input and output
+//! are exact in f32.
+//!
+//! # Source
+//! Lavin and Gray, "Fast Algorithms for Convolutional Neural Networks", CVPR 2016; fused over blocks of
+//! tiles as Gelashvili, Shavit and Zlateski, "L3 Fusion: Fast Transformed Convolutions on CPUs", 2019;
+//! points of small error: Barabasz, Anderson, Soodhalter, Gregg, ACM TOMS 46(4), 2020.
+//!
+//! [`ErrorModel::Winograd`]: crate::ErrorModel::Winograd
+
+mod body;
+mod matrices;
+mod transform;
+
+use crate::cache::CacheSizes;
+use crate::error::ConvError;
+use crate::kernel::{Accuracy, Body, PlanOptions};
+use crate::registry::Algorithm;
+use crate::simd::Simd;
+use crate::spec::ConvSpec;
+use transform::{F2, F4, Variant};
+
+/// The faster of the variants.
+pub(crate) struct Winograd;
+/// F(2×2, 3×3).
+pub(crate) struct WinogradF2;
+/// F(4×4, 3×3).
+pub(crate) struct WinogradF4;
+
+fn supports(spec: &ConvSpec) -> Result<(), String> {
+    let ([kh, kw], [sh, sw], [dh, dw]) = (spec.kernel(), spec.stride(), spec.dilation());
+    if [kh, kw] != [3, 3] {
+        return Err(format!("kernel {kh}x{kw} (needs 3x3)"));
+    }
+    if [sh, sw] != [1, 1] {
+        return Err(format!("stride {sh}x{sw} (needs 1x1)"));
+    }
+    if [dh, dw] != [1, 1] {
+        return Err(format!("dilation {dh}x{dw} (needs 1x1)"));
+    }
+    if spec.groups() != 1 {
+        return Err(format!("{} groups (needs 1)", spec.groups()));
+    }
+    if body::scratch_bound(spec).is_none_or(|len| len > MOST_SCRATCH) {
+        return Err(format!(
+            "{} channels of rows of {} outputs (needs at most {MOST_SCRATCH} f32s of scratch memory)",
+            spec.in_channels(),
+            spec.out_width()
+        ));
+    }
+    Ok(())
+}
+
+/// Most f32s of scratch memory for a thread: 64 MiB, beyond what any real layer needs.
+const MOST_SCRATCH: usize = 16 << 20;
+
+fn prepare<S: Simd, V: Variant>(
+    simd: S,
+    spec: &ConvSpec,
+    weights: &[f32],
+    options: &PlanOptions,
+) -> Result<Box<dyn Body>, ConvError> {
+    if options.accuracy == Accuracy::Strict {
+        return Err(ConvError::Option {
+            option: "accuracy",
+            value: "Strict".to_owned(),
+            expected: "Standard for a Winograd kernel",
+        });
+    }
+    body::prepare::<S, V>(simd, spec, weights, options)
+}
+
+impl Algorithm for WinogradF2 {
+    const NAME: &'static str = "winograd-f2";
+
+    fn supports(spec: &ConvSpec) -> Result<(), String> {
+        supports(spec)
+    }
+
+    fn prepare<S: Simd>(
+        simd: S,
+        spec: &ConvSpec,
+        weights: &[f32],
+        options: &PlanOptions,
+    ) -> Result<Box<dyn Body>, ConvError> {
+        prepare::<S, F2>(simd, spec, weights, options)
+    }
+}
+
+impl Algorithm for WinogradF4 {
+    const NAME: &'static str = "winograd-f4";
+
+    fn supports(spec: &ConvSpec) -> Result<(), String> {
+        supports(spec)
+    }
+
+    fn prepare<S: Simd>(
+        simd: S,
+        spec: &ConvSpec,
+        weights: &[f32],
+        options: &PlanOptions,
+    ) -> Result<Box<dyn Body>, ConvError> {
+        prepare::<S, F4>(simd, spec, weights, options)
+    }
+}
+
+impl Algorithm for Winograd {
+    const NAME: &'static str = "winograd";
+
+    fn supports(spec: &ConvSpec) -> Result<(), String> {
+        supports(spec)
+    }
+
+    fn prepare<S: Simd>(
+        simd: S,
+        spec: &ConvSpec,
+        weights: &[f32],
+        options: &PlanOptions,
+    ) -> Result<Box<dyn Body>, ConvError> {
+        let caches = CacheSizes::detect();
+        if cost::<F4>(spec, caches) <= cost::<F2>(spec, caches) {
+            prepare::<S, F4>(simd, spec, weights, options)
+        } else {
+            prepare::<S, F2>(simd, spec, weights, options)
+        }
+    }
+}
+
+/// Whether some variant should be faster than summing in registers, which runs near the peak.
+pub(crate) fn pays(spec: &ConvSpec, caches: CacheSizes) -> bool {
+    let summing = spec.macs() as f64;
+    cost::<F4>(spec, caches).min(cost::<F2>(spec, caches)) < 0.9 * summing
+}
+
+/// Estimated time, in multiply-adds of a running register tile: the products, or the streaming of the
+/// transformed weights where that takes longer, and the transforms.
+fn cost<V: Variant>(spec: &ConvSpec, caches: CacheSizes) -> f64 {
+    let elements = (V::ALPHA * V::ALPHA) as f64;
+    let (c, k) = (spec.in_channels() as f64, spec.out_channels() as f64);
+    let tiles =
+        [spec.out_height(), spec.out_width()].map(|n| n.div_ceil(V::M) as f64).iter().product::<f64>();
+    let tiles = tiles * spec.batch() as f64;
+    let products = elements * tiles * c * k;
+    let weights = elements * c * k;
+    // A weight from the level-2 cache costs nothing beside its use, one from further off as much as
+    // about a dozen multiply-adds; every chunk streams all of them.
+    let chunk = body::chunk_tiles::<V>(spec.in_channels(), caches) as f64;
+    let streams = (tiles / chunk).ceil();
+    let streaming = if 4.0 * weights > caches.l2 as f64 / 4.0 { 12.0 * weights * streams } else { 0.0 };
+    // A transform moves each element a few times, at about a vector a cycle: six multiply-adds' worth
+    // a lane and pass.
+    let transforms = 50.0 * elements * tiles * (c + k);
+    products.max(streaming) + transforms
+}
