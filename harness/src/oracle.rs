@@ -4,6 +4,8 @@
 //! It shares no code with the kernels and takes from a [`ConvSpec`] only what its user gave: sizes of
 //! the input, kernel, stride, padding, dilation, groups.
 
+use std::cell::OnceCell;
+
 use kernels::{ConvSpec, ErrorModel, Layout, PlanOptions, WinogradTransform};
 
 use crate::data::Tensors;
@@ -26,7 +28,7 @@ pub struct Oracle<'a> {
     tensors: &'a Tensors,
     with_bias: bool,
     accumulate: bool,
-    model: ErrorModel,
+    winograd: Option<Winograd>,
     layout: Layout,
     channels: [usize; 2],
     groups: usize,
@@ -39,6 +41,18 @@ pub struct Oracle<'a> {
     /// Padding above and left.
     before: [usize; 2],
     batch: usize,
+}
+
+/// What the scale of a Winograd kernel's error needs, computed when first asked for.
+#[derive(Debug)]
+struct Winograd {
+    transform: &'static WinogradTransform,
+    /// Tiles of a column and of a row.
+    tiles: [usize; 2],
+    /// |G g Gᵀ| of each output channel: alpha² values for each input channel.
+    u: Vec<OnceCell<Vec<f64>>>,
+    /// |Bᵀ||d||B| of each image and tile: alpha² values for each input channel.
+    v: Vec<OnceCell<Vec<f64>>>,
 }
 
 /// Places of the window: as many as fit while it moves by the stride.
@@ -59,16 +73,29 @@ impl<'a> Oracle<'a> {
         let (kernel, stride, dilation) = (spec.kernel(), spec.stride(), spec.dilation());
         let p = spec.padding();
         let padded = [spec.in_height() + p.top + p.bottom, spec.in_width() + p.left + p.right];
+        let output = [0, 1].map(|axis| places(padded[axis], kernel[axis], stride[axis], dilation[axis]));
+        let winograd = match model {
+            ErrorModel::Winograd { transform, .. } => {
+                let tiles = output.map(|size| size.div_ceil(transform.output));
+                Some(Winograd {
+                    transform,
+                    tiles,
+                    u: vec![OnceCell::new(); spec.out_channels()],
+                    v: vec![OnceCell::new(); spec.batch() * tiles[0] * tiles[1]],
+                })
+            }
+            _ => None,
+        };
         Oracle {
             tensors,
             with_bias,
             accumulate: options.accumulate,
-            model,
+            winograd,
             layout: spec.layout(),
             channels: [spec.in_channels(), spec.out_channels()],
             groups: spec.groups(),
             input: [spec.in_height(), spec.in_width()],
-            output: [0, 1].map(|axis| places(padded[axis], kernel[axis], stride[axis], dilation[axis])),
+            output,
             kernel,
             stride,
             dilation,
@@ -122,10 +149,7 @@ impl<'a> Oracle<'a> {
             let previous = f64::from(self.tensors.previous[self.index(position)]);
             (value, extra) = (value + previous, extra + previous.abs());
         }
-        let scale = match self.model {
-            ErrorModel::Winograd { transform, .. } => self.winograd_scale(transform, position),
-            _ => sum,
-        };
+        let scale = self.winograd.as_ref().map_or(sum, |winograd| self.winograd_scale(winograd, position));
         Expected { value, scale: scale + extra }
     }
 
@@ -146,23 +170,38 @@ impl<'a> Oracle<'a> {
 
     /// Σ over channels of |Aᵀ|(|G g Gᵀ| ⊙ (|Bᵀ||d||B|))|A| for the tile that holds the position; tiles
     /// lie side by side from output (0, 0).
-    fn winograd_scale(&self, transform: &WinogradTransform, [n, o, y, x]: Position) -> f64 {
+    fn winograd_scale(&self, winograd: &Winograd, [n, o, y, x]: Position) -> f64 {
+        let transform = winograd.transform;
         let (m, r) = (transform.output, transform.kernel);
         let alpha = m + r - 1;
-        let (top, left) = (y / m * m, x / m * m);
         let group_inputs = self.channels[0] / self.groups;
         let first = o / (self.channels[1] / self.groups) * group_inputs;
+        let u = winograd.u[o].get_or_init(|| {
+            (0..group_inputs)
+                .flat_map(|c| sandwich(transform.g, alpha, r, |g| g, |i, j| self.weight(o, c, i, j)))
+                .map(f64::abs)
+                .collect()
+        });
+        let (tile_y, tile_x) = (y / m, x / m);
+        let tile = (n * winograd.tiles[0] + tile_y) * winograd.tiles[1] + tile_x;
+        let v = winograd.v[tile].get_or_init(|| {
+            (0..self.channels[0])
+                .flat_map(|c| {
+                    sandwich(transform.bt, alpha, alpha, f64::abs, |i, j| {
+                        let iy = (tile_y * m + i).wrapping_sub(self.before[0]);
+                        let ix = (tile_x * m + j).wrapping_sub(self.before[1]);
+                        self.pixel(n, c, iy, ix).abs()
+                    })
+                })
+                .collect()
+        });
+        let elements = alpha * alpha;
+        let (row, column) = (transform.at[y % m], transform.at[x % m]);
         let mut total = 0.0;
-        for c in 0..group_inputs {
-            let d = |i: usize, j: usize| {
-                let (iy, ix) =
-                    ((top + i).wrapping_sub(self.before[0]), (left + j).wrapping_sub(self.before[1]));
-                self.pixel(n, first + c, iy, ix).abs()
-            };
-            let v = sandwich(transform.bt, alpha, alpha, f64::abs, d);
-            let u = sandwich(transform.g, alpha, r, |g| g, |i, j| self.weight(o, c, i, j));
-            let product = |i: usize, j: usize| u[i * alpha + j].abs() * v[i * alpha + j];
-            total += sandwich(transform.at, m, alpha, f64::abs, product)[y % m * m + x % m];
+        for (u, v) in u.chunks(elements).zip(v.chunks(elements).skip(first)) {
+            for (element, (u, v)) in u.iter().zip(v).enumerate() {
+                total += (row[element / alpha] * column[element % alpha]).abs() * u * v;
+            }
         }
         total
     }

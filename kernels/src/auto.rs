@@ -4,11 +4,16 @@
 //! kernels of this build: a list of rules, of which the first that holds and whose kernel supports
 //! the convolution wins. [`explain`] shows the choice without making a plan.
 
+use crate::cache::CacheSizes;
 use crate::error::{ConvError, Unavailable};
+#[cfg(feature = "winograd")]
+use crate::kernel::Accuracy;
 use crate::kernel::{Plan, PlanOptions};
 use crate::registry;
 use crate::simd::Isa;
 use crate::spec::ConvSpec;
+#[cfg(feature = "winograd")]
+use crate::winograd;
 
 /// What `auto` takes for a convolution, and why.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -21,10 +26,19 @@ pub struct Choice {
     pub reason: &'static str,
 }
 
+/// What a rule may look at.
+#[derive(Clone, Copy, Debug)]
+struct Context<'a> {
+    spec: &'a ConvSpec,
+    options: &'a PlanOptions,
+    isa: Isa,
+    caches: CacheSizes,
+}
+
 /// A rule: take `algorithm` where `when` holds, because of `reason`.
 struct Rule {
     algorithm: &'static str,
-    when: fn(&ConvSpec, &PlanOptions) -> bool,
+    when: fn(Context<'_>) -> bool,
     reason: &'static str,
 }
 
@@ -32,19 +46,29 @@ struct Rule {
 static RULES: &[Rule] = &[
     Rule {
         algorithm: "depthwise",
-        when: |_, _| true,
+        // One input channel is one group too, of filters that share their input.
+        when: |c| c.spec.groups() > 1,
         reason: "each channel has its own filters: nothing to multiply as matrices, bandwidth decides",
     },
     Rule {
         algorithm: "pointwise",
-        when: |_, _| true,
+        when: |_| true,
         reason: "a 1x1 kernel is a matrix product of the input as it lies",
     },
-    Rule { algorithm: "direct", when: |_, _| true, reason: "sums in registers, without an im2col buffer" },
-    Rule { algorithm: "im2col-gemm", when: |_, _| true, reason: "a matrix product covers every shape" },
+    #[cfg(feature = "winograd")]
+    Rule {
+        algorithm: "winograd",
+        when: |c| {
+            let machine = winograd::Machine { lanes: c.isa.lanes(), caches: c.caches };
+            c.options.accuracy == Accuracy::Standard && winograd::pays(c.spec, machine)
+        },
+        reason: "3x3 tiles need 2.25 to 4 times fewer multiplications, more than their transforms cost",
+    },
+    Rule { algorithm: "direct", when: |_| true, reason: "sums in registers, without an im2col buffer" },
+    Rule { algorithm: "im2col-gemm", when: |_| true, reason: "a matrix product covers every shape" },
     Rule {
         algorithm: "naive",
-        when: |_, _| true,
+        when: |_| true,
         reason: "no other kernel of this build supports the convolution",
     },
 ];
@@ -54,14 +78,17 @@ static RULES: &[Rule] = &[
 /// # Errors
 /// When `CONV_ISA` holds something that is no instruction set.
 pub fn explain(spec: &ConvSpec, options: &PlanOptions) -> Result<Choice, Unavailable> {
-    let isa = Isa::best()?;
+    Ok(choose(Context { spec, options, isa: Isa::best()?, caches: CacheSizes::detect() }))
+}
+
+fn choose(context: Context<'_>) -> Choice {
     let (rule, kernel) = RULES
         .iter()
         .filter_map(|rule| Some((rule, registry::kernel(rule.algorithm).ok()?)))
-        .find(|(rule, kernel)| (rule.when)(spec, options) && kernel.supports(spec).is_ok())
+        .find(|(rule, kernel)| (rule.when)(context) && kernel.supports(context.spec).is_ok())
         .unwrap_or_else(|| unreachable!("naive supports everything and is in every build"));
     let has_isas = registry::kernels().any(|k| k.algorithm() == kernel.algorithm() && k.isa().is_some());
-    Ok(Choice { algorithm: rule.algorithm, isa: has_isas.then_some(isa), reason: rule.reason })
+    Choice { algorithm: rule.algorithm, isa: has_isas.then_some(context.isa), reason: rule.reason }
 }
 
 pub(crate) fn plan(
@@ -73,4 +100,61 @@ pub(crate) fn plan(
     let choice = explain(spec, options)
         .map_err(|reason| ConvError::Unavailable { kernel: "auto".to_owned(), reason })?;
     registry::kernel(choice.algorithm)?.plan(spec, weights, options)
+}
+
+#[cfg(all(test, feature = "im2col", feature = "direct", feature = "winograd"))]
+#[cfg(all(test, feature = "pointwise", feature = "depthwise"))]
+mod tests {
+    use super::*;
+
+    /// Convolutions and what `auto` takes for them on any machine of its kind: 2 MiB of level-2 cache.
+    const CHOICES: [(&str, Isa, &str); 15] = [
+        // Depthwise, with and without multiplier.
+        ("c32 h112 w112 o32 k3 p1 g32", Isa::Avx512, "depthwise"),
+        ("c8 h14 w14 o16 k5 p2 g8 nhwc", Isa::Avx2, "depthwise"),
+        // 1x1, with stride too; with padding only the general kernels.
+        ("c256 h56 w56 o64 k1", Isa::Avx512, "pointwise"),
+        ("c256 h56 w56 o512 k1 s2 nhwc", Isa::Wide, "pointwise"),
+        ("c16 h8 w8 o16 k1 p1", Isa::Avx512, "direct"),
+        // 3x3 with stride 1 and enough channels.
+        ("c64 h56 w56 o64 k3 p1", Isa::Avx512, "winograd"),
+        ("c128 h28 w28 o128 k3 p1 nhwc", Isa::Avx2, "winograd"),
+        ("c256 h14 w14 o256 k3 p1", Isa::Wide, "winograd"),
+        // Too few channels to pay for transforms; too few tiles to pay for weights.
+        ("c3 h224 w224 o64 k3 p1", Isa::Avx512, "direct"),
+        ("c512 h7 w7 o512 k3 p1 nhwc", Isa::Avx512, "direct"),
+        // Not Winograd's: stride, dilation, groups, size.
+        ("c128 h56 w56 o128 k3 s2 p1", Isa::Avx512, "direct"),
+        ("c64 h56 w56 o64 k3 p2 d2", Isa::Avx512, "direct"),
+        ("c128 h56 w56 o128 k3 p1 g32", Isa::Avx512, "direct"),
+        ("c3 h224 w224 o64 k7 s2 p3", Isa::Avx512, "direct"),
+        ("c1 h28 w28 o6 k5 p2", Isa::Wide, "direct"),
+    ];
+
+    #[test]
+    fn choices() {
+        let caches = CacheSizes { l1d: 48 << 10, l2: 2 << 20, l3: 32 << 20 };
+        let options = PlanOptions::default();
+        for (text, isa, want) in CHOICES {
+            let spec: ConvSpec = text.parse().unwrap();
+            let choice = choose(Context { spec: &spec, options: &options, isa, caches });
+            assert_eq!((choice.algorithm, choice.isa), (want, Some(isa)), "`{text}`: {}", choice.reason);
+        }
+    }
+
+    #[test]
+    fn strict_accuracy_rules_winograd_out() {
+        let options = PlanOptions { accuracy: crate::Accuracy::Strict, ..Default::default() };
+        let spec: ConvSpec = "c64 h56 w56 o64 k3 p1".parse().unwrap();
+        assert_eq!(explain(&spec, &options).unwrap().algorithm, "direct");
+        assert!(plan(None, &spec, &vec![0.0; spec.weights_len()], &options).is_ok());
+    }
+
+    #[test]
+    fn every_rule_names_a_kernel_and_the_last_is_for_everything() {
+        for rule in RULES {
+            assert!(registry::kernel(rule.algorithm).is_ok(), "{}", rule.algorithm);
+        }
+        assert_eq!(RULES.last().unwrap().algorithm, "naive");
+    }
 }

@@ -190,6 +190,7 @@ impl Addresses for Apart {
 /// of [`Apart`] to one chain again (4 % slower where the tile runs at the peak).
 #[inline(always)]
 #[cfg_attr(not(any(target_arch = "x86_64", target_arch = "aarch64")), allow(unused_mut))]
+#[allow(clippy::pointers_in_nomem_asm_block)] // The pointer is not used in it.
 fn opaque(mut p: *const f32) -> *const f32 {
     #[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
     // SAFETY: there is no instruction in it.
@@ -453,6 +454,8 @@ pub(crate) fn balanced(n: usize, most: usize) -> usize {
 
 #[cfg(test)]
 mod tests {
+    use std::any::type_name;
+
     use super::*;
     use crate::simd::{Isa, Token};
 
@@ -505,7 +508,12 @@ mod tests {
                                 1 => (sum + bias[j]).clamp(-5.0, 40.0),
                                 _ => (sum + bias[i] + 10.0).clamp(-5.0, 40.0),
                             };
-                            assert_eq!(c[i * c_row + j], want, "{} {rows}x{vectors} {i} {j}", S::ISA);
+                            assert_eq!(
+                                c[i * c_row + j],
+                                want,
+                                "{} {rows}x{vectors} {i} {j}",
+                                type_name::<S>()
+                            );
                         }
                     }
                 }

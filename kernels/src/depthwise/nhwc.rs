@@ -243,13 +243,13 @@ fn fixed_tile<S: Simd, const K: usize, const T: usize, const R: usize, const P: 
         }
         let input = view.input.wrapping_add(iy * view.in_row + view.first);
         let mut pixels = [simd.splat(0.0); MOST_COLUMNS];
-        for column in 0..(P - 1) * T + K {
+        for (column, loaded) in pixels.iter_mut().enumerate().take((P - 1) * T + K) {
             let ix = (x * T + column).wrapping_sub(view.left);
             let pixel = input.wrapping_add(ix.wrapping_mul(view.in_pixel));
             // Chosen by address, not by a branch around the load.
             let pixel = if inside || ix < view.width { pixel } else { ZEROS.as_ptr() };
             // SAFETY: (iy, ix) is inside the image and has this vector's channels, or it is padding.
-            pixels[column] = unsafe { simd.load(pixel) };
+            *loaded = unsafe { simd.load(pixel) };
         }
         for (i, sums) in acc.iter_mut().enumerate() {
             let r = row.wrapping_sub(i * T);

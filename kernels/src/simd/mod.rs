@@ -40,8 +40,6 @@ pub(crate) trait SimdOp<S: Simd> {
 pub(crate) unsafe trait Simd: Copy + Send + Sync + fmt::Debug + 'static {
     /// The vector.
     type F32: Copy;
-    /// The instruction set's name.
-    const ISA: Isa;
     /// f32s in a vector.
     const LANES: usize;
     /// Most rows of a register tile that is [`NV`](Self::NV) vectors wide: the accumulators

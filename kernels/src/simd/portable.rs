@@ -4,7 +4,7 @@
 //! NEON on AArch64, and AVX or AVX-512 only in builds that ask for them with `-C target-cpu`.
 //! Without the `fma` target feature `mul_add` rounds twice; the error bounds allow for it.
 
-use super::{Isa, Simd, SimdOp};
+use super::{Simd, SimdOp};
 
 #[cfg(target_feature = "avx512f")]
 mod shape {
@@ -45,7 +45,6 @@ pub(crate) struct Wide;
 // SAFETY: the crate was compiled for the target features that `wide` uses.
 unsafe impl Simd for Wide {
     type F32 = V;
-    const ISA: Isa = Isa::Wide;
     const LANES: usize = LANES;
     const MR: usize = shape::MR;
     const NV: usize = shape::NV;

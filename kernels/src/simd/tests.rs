@@ -1,3 +1,5 @@
+use std::any::type_name;
+
 use super::*;
 
 /// Checks every operation of an instruction set against plain f32 arithmetic.
@@ -34,8 +36,8 @@ impl<S: Simd> SimdOp<S> for Check {
                 (values(s.load_partial(a[..n].as_ptr(), n)), stored)
             };
             for i in 0..S::LANES {
-                assert_eq!(loaded[i], if i < n { a[i] } else { 0.0 }, "{} load {n}", S::ISA);
-                assert_eq!(stored[i], if i < n { a[i] } else { 7.0 }, "{} store {n}", S::ISA);
+                assert_eq!(loaded[i], if i < n { a[i] } else { 0.0 }, "{} load {n}", type_name::<S>());
+                assert_eq!(stored[i], if i < n { a[i] } else { 7.0 }, "{} store {n}", type_name::<S>());
             }
         }
     }

@@ -2,7 +2,7 @@
 
 use std::arch::x86_64::*;
 
-use super::{Isa, Simd, SimdOp};
+use super::{Simd, SimdOp};
 
 /// Proof that the CPU has AVX2 and FMA.
 #[derive(Clone, Copy, Debug)]
@@ -44,7 +44,6 @@ unsafe fn avx2_mask(n: usize) -> __m256i {
 // SAFETY: `Avx2` is only made by `detect`, after the CPU was asked.
 unsafe impl Simd for Avx2 {
     type F32 = __m256;
-    const ISA: Isa = Isa::Avx2;
     const LANES: usize = 8;
     // 12 accumulators, 2 operands and a broadcast of 16 registers.
     const MR: usize = 6;
@@ -125,7 +124,6 @@ fn avx512_mask(n: usize) -> __mmask16 {
 // SAFETY: `Avx512` is only made by `detect`, after the CPU was asked.
 unsafe impl Simd for Avx512 {
     type F32 = __m512;
-    const ISA: Isa = Isa::Avx512;
     const LANES: usize = 16;
     // 28 accumulators, 2 operands and a broadcast of 32 registers.
     const MR: usize = 14;

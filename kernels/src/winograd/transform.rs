@@ -92,6 +92,8 @@ impl Variant for F4 {
 
 #[cfg(test)]
 mod tests {
+    use std::any::type_name;
+
     use super::*;
     use crate::simd::{Isa, SimdOp, Token};
 
@@ -113,10 +115,10 @@ mod tests {
             let dot = |row: &[f64]| row.iter().zip(values).map(|(a, b)| a * f64::from(b)).sum::<f64>() as f32;
             let (input, output) = (V::input(simd, line), V::output(simd, line));
             for i in 0..V::ALPHA {
-                assert_eq!(first(input[i]), dot(V::TRANSFORM.bt[i]), "{} input {i}", S::ISA);
+                assert_eq!(first(input[i]), dot(V::TRANSFORM.bt[i]), "{} input {i}", type_name::<S>());
             }
             for i in 0..V::M {
-                assert_eq!(first(output[i]), dot(V::TRANSFORM.at[i]), "{} output {i}", S::ISA);
+                assert_eq!(first(output[i]), dot(V::TRANSFORM.at[i]), "{} output {i}", type_name::<S>());
             }
         }
     }
