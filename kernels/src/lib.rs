@@ -140,6 +140,7 @@ mod partition;
 #[cfg(feature = "pointwise")]
 mod pointwise;
 mod registry;
+pub mod roof;
 mod simd;
 mod spec;
 mod weights;

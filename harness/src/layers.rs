@@ -1,0 +1,189 @@
+//! Layers of networks, as data: lines `name count spec`, with `#` comments.
+
+use std::fmt;
+
+use kernels::{ConvSpec, Layout};
+
+/// A convolution of a network.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Layer {
+    /// The name within its network.
+    pub name: String,
+    /// How often the network has this shape.
+    pub count: usize,
+    /// The convolution.
+    pub spec: ConvSpec,
+}
+
+/// The files that the program carries: their names and contents.
+pub const NETWORKS: &[(&str, &str)] = &[
+    ("default", include_str!("../../benches/layers/default.txt")),
+    ("lenet5", include_str!("../../benches/layers/lenet5.txt")),
+    ("alexnet", include_str!("../../benches/layers/alexnet.txt")),
+    ("alexnet-torchvision", include_str!("../../benches/layers/alexnet-torchvision.txt")),
+    ("vgg16", include_str!("../../benches/layers/vgg16.txt")),
+    ("resnet50", include_str!("../../benches/layers/resnet50.txt")),
+    ("mobilenetv1", include_str!("../../benches/layers/mobilenetv1.txt")),
+    ("mobilenetv2", include_str!("../../benches/layers/mobilenetv2.txt")),
+    ("lecture", include_str!("../../benches/layers/lecture.txt")),
+    ("edges", include_str!("../../benches/layers/edges.txt")),
+    ("reference", include_str!("../../benches/layers/reference.txt")),
+];
+
+/// A line that is no layer, or a network that is not known.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LayerError {
+    /// The file or network.
+    pub source: String,
+    /// The line, counted from 1; 0 when it is about the whole.
+    pub line: usize,
+    /// What is wrong, and what would be right.
+    pub what: String,
+}
+
+impl fmt::Display for LayerError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.line {
+            0 => write!(f, "{}: {}", self.source, self.what),
+            line => write!(f, "{}:{line}: {}", self.source, self.what),
+        }
+    }
+}
+
+impl std::error::Error for LayerError {}
+
+/// Reads layers from text; `source` names it in errors.
+///
+/// # Errors
+/// The first line that is no layer; a name that occurs twice; no layer at all.
+pub fn parse(text: &str, source: &str) -> Result<Vec<Layer>, LayerError> {
+    let error = |line, what: String| LayerError { source: source.to_owned(), line, what };
+    let mut layers: Vec<Layer> = Vec::new();
+    for (index, line) in text.lines().enumerate() {
+        let number = index + 1;
+        let line = line.split('#').next().unwrap_or_default().trim();
+        if line.is_empty() {
+            continue;
+        }
+        let mut tokens = line.split_whitespace();
+        let (name, count) = (tokens.next().unwrap_or_default(), tokens.next().unwrap_or_default());
+        let count = match count.parse::<usize>() {
+            Ok(count) if count > 0 => count,
+            _ => {
+                let what = format!("`{count}` is no count of layers (a line is `name count spec`)");
+                return Err(error(number, what));
+            }
+        };
+        let spec = tokens.collect::<Vec<_>>().join(" ").parse::<ConvSpec>().map_err(|e| error(number, e.to_string()))?;
+        if layers.iter().any(|layer| layer.name == name) {
+            return Err(error(number, format!("the name `{name}` occurs twice")));
+        }
+        layers.push(Layer { name: name.to_owned(), count, spec });
+    }
+    if layers.is_empty() {
+        return Err(error(0, "no layer in it (a line is `name count spec`)".to_owned()));
+    }
+    Ok(layers)
+}
+
+/// The layers of a network that the program carries.
+///
+/// # Errors
+/// When there is none of that name.
+pub fn network(name: &str) -> Result<Vec<Layer>, LayerError> {
+    match NETWORKS.iter().find(|(known, _)| *known == name) {
+        Some((_, text)) => parse(text, &format!("benches/layers/{name}.txt")),
+        None => Err(LayerError {
+            source: name.chars().take(40).collect(),
+            line: 0,
+            what: format!("is no known network; known are {}", network_names().join(", ")),
+        }),
+    }
+}
+
+/// Names of the networks that the program carries.
+pub fn network_names() -> Vec<&'static str> {
+    NETWORKS.iter().map(|(name, _)| *name).collect()
+}
+
+/// The layers in another layout.
+pub fn with_layout(layers: Vec<Layer>, layout: Option<Layout>) -> Vec<Layer> {
+    let convert = |layer: Layer| match layout {
+        Some(layout) => Layer { spec: layer.spec.with_layout(layout), ..layer },
+        None => layer,
+    };
+    layers.into_iter().map(convert).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// (network, convolutions, parameters without bias, multiply-adds) as published or counted by hand.
+    const TOTALS: [(&str, usize, u64, u64); 7] = [
+        // 150 + 2400 + 48000 weights.
+        ("lenet5", 3, 50_550, 405_600),
+        // 34,848 + 307,200 + 884,736 + 663,552 + 442,368 weights.
+        ("alexnet", 5, 2_332_704, 665_784_864),
+        ("alexnet-torchvision", 5, 2_468_544, 655_566_528),
+        // 14,714,688 parameters of the convolutions, less 4,224 biases; 15.3 billion multiply-adds.
+        ("vgg16", 13, 14_710_464, 15_346_630_656),
+        // 25,557,032 parameters less the classifier's 2,049,000 and 53,120 of batch normalisation;
+        // 4.09 billion multiply-adds, of which the classifier has 2 million.
+        ("resnet50", 53, 23_454_912, 4_087_136_256),
+        // 569 million multiply-adds with the classifier's million.
+        ("mobilenetv1", 27, 3_185_088, 567_716_352),
+        // 300,774,272 multiply-adds with the 1,280,000 of the classifier.
+        ("mobilenetv2", 52, 2_189_760, 299_494_272),
+    ];
+
+    #[test]
+    fn networks_have_their_published_totals() {
+        for (name, convolutions, weights, macs) in TOTALS {
+            let layers = network(name).unwrap();
+            let total = |f: &dyn Fn(&ConvSpec) -> u64| {
+                layers.iter().map(|layer| layer.count as u64 * f(&layer.spec)).sum::<u64>()
+            };
+            assert_eq!(layers.iter().map(|layer| layer.count).sum::<usize>(), convolutions, "{name}");
+            assert_eq!(total(&|spec| spec.weights_len() as u64), weights, "{name}: weights");
+            assert_eq!(total(&ConvSpec::macs), macs, "{name}: multiply-adds");
+        }
+    }
+
+    #[test]
+    fn every_file_is_read_and_carried() {
+        let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../benches/layers");
+        for entry in std::fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            let name = path.file_stem().unwrap().to_str().unwrap().to_owned();
+            assert!(network_names().contains(&name.as_str()), "{name} is not in NETWORKS");
+        }
+        for name in network_names() {
+            network(name).unwrap();
+        }
+    }
+
+    #[test]
+    fn the_default_set_is_part_of_the_reference_set() {
+        let reference = network("reference").unwrap();
+        assert_eq!(reference.len(), 29);
+        for layer in network("default").unwrap() {
+            assert!(reference.contains(&layer), "{layer:?}");
+        }
+    }
+
+    #[test]
+    fn errors_name_the_line() {
+        let message = |text: &str| parse(text, "my.txt").unwrap_err().to_string();
+        assert_eq!(
+            message("# c\n\na two c1"),
+            "my.txt:3: `two` is no count of layers (a line is `name count spec`)"
+        );
+        assert!(message("a 0 c1 h3 w3 o1 k3").starts_with("my.txt:1: `0` is no count"));
+        assert_eq!(message("a"), "my.txt:1: `` is no count of layers (a line is `name count spec`)");
+        assert!(message("a 1 c1 h3 w3 o1 k9").starts_with("my.txt:1: "));
+        assert!(message("a 1 c1 h3 w3 o1 k3\na 1 c1 h3 w3 o1 k3").contains("`a` occurs twice"));
+        assert_eq!(message("# nothing\n"), "my.txt: no layer in it (a line is `name count spec`)");
+        assert!(network("resnet51").unwrap_err().to_string().contains("known are default, lenet5"));
+    }
+}
