@@ -73,11 +73,26 @@ pub fn bench(request: &Request, observer: &mut dyn Observer) -> Result<Vec<Recor
     Ok(all)
 }
 
-/// A plan that gave a right result, and its row.
-struct Candidate {
-    row: usize,
+/// A plan that gave a right result, with the memory it needs.
+#[derive(Debug)]
+pub struct Verified {
     plan: Box<dyn Plan>,
     workspace: Workspace<'static>,
+}
+
+impl Verified {
+    /// Runs so many times in the pool; how long that took.
+    pub fn time(&mut self, tensors: &Tensors, output: &mut [f32], pool: &Pool, repeats: u64) -> Duration {
+        pool.run(|| {
+            let start = Instant::now();
+            for _ in 0..repeats {
+                // It ran once already with such buffers.
+                let result = self.plan.run(&tensors.input, Some(&tensors.bias), output, &mut self.workspace);
+                debug_assert!(result.is_ok());
+            }
+            start.elapsed()
+        })
+    }
 }
 
 /// The rows of a layer; nothing if stopped meanwhile.
@@ -97,33 +112,33 @@ fn layer_rows(
     }
     let tensors = data::tensors(&layer.spec, Kind::Real, 0);
     let mut output = tensors.previous.clone();
-    let mut candidates = Vec::new();
+    let mut candidates: Vec<(usize, Verified)> = Vec::new();
     for (row, kernel) in kernels.iter().enumerate() {
         if !observer.carry_on() {
             return None;
         }
-        match candidate(*kernel, layer, &tensors, &mut output, pool, &mut rows[row]) {
-            Ok((plan, workspace)) => candidates.push(Candidate { row, plan, workspace }),
+        match verified(*kernel, layer, &tensors, &mut output, pool, &mut rows[row]) {
+            Ok(verified) => candidates.push((row, verified)),
             Err((status, reason)) => (rows[row].status, rows[row].reason) = (status, Some(reason)),
         }
     }
     // The first that works runs twice: what differs between its two rows is noise.
-    if let Some(first) = candidates.first() {
-        let mut again = rows[first.row].clone();
+    if let Some(&(first, _)) = candidates.first() {
+        let mut again = rows[first].clone();
         again.role = Role::Aa;
-        let options = options(pool);
-        if let Ok(plan) = kernels[first.row].plan(&layer.spec, &tensors.weights, &options) {
-            let workspace = plan.workspace();
-            candidates.push(Candidate { row: rows.len(), plan, workspace });
+        if let Ok(verified) = verified(kernels[first], layer, &tensors, &mut output, pool, &mut again) {
+            candidates.push((rows.len(), verified));
             rows.push(again);
         }
     }
     let isas = if request.roofs { peaks_needed(&rows) } else { Vec::new() };
-    let rows_of: Vec<usize> = candidates.iter().map(|candidate| candidate.row).collect();
+    let rows_of: Vec<usize> = candidates.iter().map(|(row, _)| *row).collect();
     let output = std::cell::RefCell::new(output);
     let mut subjects: Vec<Subject<'_>> = candidates
         .iter_mut()
-        .map(|candidate| kernel_subject(candidate, &tensors, &output, pool))
+        .map(|(_, verified)| -> Subject<'_> {
+            Box::new(|repeats| verified.time(&tensors, &mut output.borrow_mut(), pool, repeats))
+        })
         .chain(isas.iter().map(|&isa| peak_subject(isa, pool)))
         .collect();
     let samples = in_turns(&mut subjects, Effort::of(request.time), &mut || observer.carry_on());
@@ -145,7 +160,8 @@ fn options(pool: &Pool) -> PlanOptions {
     PlanOptions { threads: pool.threads(), ..Default::default() }
 }
 
-pub(crate) fn blank(layer: &Layer, kernel: &dyn Kernel, pool: &Pool) -> Record {
+/// A row of which nothing is known yet.
+pub fn blank(layer: &Layer, kernel: &dyn Kernel, pool: &Pool) -> Record {
     Record {
         schema: SCHEMA,
         layer: layer.name.clone(),
@@ -181,15 +197,19 @@ pub(crate) fn blank(layer: &Layer, kernel: &dyn Kernel, pool: &Pool) -> Record {
     }
 }
 
-/// Plans, runs once and verifies.
-fn candidate(
+/// A kernel's plan for a layer, run once and verified; what there is to know before timing goes into the
+/// row.
+///
+/// # Errors
+/// What became of the row instead, and why.
+pub fn verified(
     kernel: &dyn Kernel,
     layer: &Layer,
     tensors: &Tensors,
     output: &mut [f32],
     pool: &Pool,
     row: &mut Record,
-) -> Result<(Box<dyn Plan>, Workspace<'static>), (Status, String)> {
+) -> Result<Verified, (Status, String)> {
     kernel.availability().map_err(|reason| (Status::Unavailable, reason.to_string()))?;
     kernel.supports(&layer.spec).map_err(|refusal| (Status::Unsupported, refusal.to_string()))?;
     let options = options(pool);
@@ -213,7 +233,7 @@ fn candidate(
     row.error_measure = Some(measure_of(plan.error_model()));
     match verdict.mismatch {
         Some(mismatch) => Err((Status::Wrong, mismatch.to_string())),
-        None => Ok((plan, workspace)),
+        None => Ok(Verified { plan, workspace }),
     }
 }
 
@@ -226,31 +246,6 @@ fn measure_of(model: ErrorModel) -> &'static str {
         ErrorModel::Winograd { .. } => "2^-24 (sum |A'|(|G g G'| * (|B'||d||B|))|A| + |b|)",
         _ => "the kernel's own",
     }
-}
-
-fn kernel_subject<'a>(
-    candidate: &'a mut Candidate,
-    tensors: &'a Tensors,
-    output: &'a std::cell::RefCell<Vec<f32>>,
-    pool: &'a Pool,
-) -> Subject<'a> {
-    Box::new(move |repeats| {
-        let output = &mut output.borrow_mut()[..];
-        pool.run(|| {
-            let start = Instant::now();
-            for _ in 0..repeats {
-                // It ran once already with these buffers.
-                let result = candidate.plan.run(
-                    &tensors.input,
-                    Some(&tensors.bias),
-                    output,
-                    &mut candidate.workspace,
-                );
-                debug_assert!(result.is_ok());
-            }
-            start.elapsed()
-        })
-    })
 }
 
 /// Steps of a run of the peak: about 20 µs.

@@ -16,10 +16,7 @@ pub fn partial_path(path: &Path) -> PathBuf {
 ///
 /// # Errors
 /// When it cannot be written; what was at `path` is then as it was.
-pub fn write_whole(
-    path: &Path,
-    write: impl FnOnce(&mut dyn Write) -> io::Result<()>,
-) -> io::Result<()> {
+pub fn write_whole(path: &Path, write: impl FnOnce(&mut dyn Write) -> io::Result<()>) -> io::Result<()> {
     let partial = partial_path(path);
     let result = (|| {
         let mut file = BufWriter::new(File::create(&partial)?);

@@ -74,7 +74,11 @@ pub fn parse(text: &str, source: &str) -> Result<Vec<Layer>, LayerError> {
                 return Err(error(number, what));
             }
         };
-        let spec = tokens.collect::<Vec<_>>().join(" ").parse::<ConvSpec>().map_err(|e| error(number, e.to_string()))?;
+        let spec = tokens
+            .collect::<Vec<_>>()
+            .join(" ")
+            .parse::<ConvSpec>()
+            .map_err(|e| error(number, e.to_string()))?;
         if layers.iter().any(|layer| layer.name == name) {
             return Err(error(number, format!("the name `{name}` occurs twice")));
         }

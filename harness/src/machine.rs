@@ -22,8 +22,7 @@ pub struct Machine {
 impl Machine {
     /// This machine.
     pub fn detect() -> Self {
-        let system =
-            System::new_with_specifics(RefreshKind::nothing().with_cpu(CpuRefreshKind::nothing()));
+        let system = System::new_with_specifics(RefreshKind::nothing().with_cpu(CpuRefreshKind::nothing()));
         let brand = system.cpus().first().map(|cpu| cpu.brand().trim().to_owned()).unwrap_or_default();
         let CacheSizes { l1d, l2, l3 } = CacheSizes::detect();
         Machine {

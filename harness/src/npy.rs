@@ -81,7 +81,9 @@ fn check_header(file: &mut (impl Read + Seek)) -> Result<(), String> {
         _ => u32::from_le_bytes([a, b, c, d]),
     };
     if start.starts_with(b"\x93NUMPY") && length > MOST_HEADER {
-        return Err(format!("has a header of {length} bytes, but an array of floats needs at most {MOST_HEADER}"));
+        return Err(format!(
+            "has a header of {length} bytes, but an array of floats needs at most {MOST_HEADER}"
+        ));
     }
     Ok(())
 }
@@ -152,14 +154,22 @@ mod tests {
         let good = header("'<f4'", "False", "1, 1, 1, 2");
         assert_eq!(message("good", &good, &zeros[..8]), "[1, 1, 1, 2] [0.0, 0.0]");
         let cases: [(&str, String, &str); 9] = [
-            ("f8", header("'<f8'", "False", "1, 1, 1, 2"), "holds '<f8', but must hold little-endian float32"),
+            (
+                "f8",
+                header("'<f8'", "False", "1, 1, 1, 2"),
+                "holds '<f8', but must hold little-endian float32",
+            ),
             ("big", header("'>f4'", "False", "1, 1, 1, 2"), "holds '>f4', but must"),
             ("object", header("'|O'", "False", "1, 1, 1, 2"), "holds '|O', but must"),
             ("struct", header("[('a', '<f4')]", "False", "1, 1, 1, 2"), "but must hold little-endian"),
             ("fortran", header("'<f4'", "True", "1, 2, 2, 1"), "is in Fortran order"),
             ("rank", header("'<f4'", "False", "2,"), "has shape [2], but must have 4 axes"),
             ("short", header("'<f4'", "False", "4, 4, 4, 4"), "is truncated"),
-            ("huge", header("'<f4'", "False", "4294967296, 4294967296, 4294967296, 4294967296"), "is truncated"),
+            (
+                "huge",
+                header("'<f4'", "False", "4294967296, 4294967296, 4294967296, 4294967296"),
+                "is truncated",
+            ),
             ("nonsense", "{'descr': ".to_owned(), "is no .npy file"),
         ];
         for (name, header, want) in cases {

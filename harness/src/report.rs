@@ -76,7 +76,10 @@ pub fn ranking(rows: &[Record]) -> Vec<Standing> {
         .map(|(standing, logs)| Standing { share_of_best: (logs / standing.layers as f64).exp(), ..standing })
         .collect();
     standings.sort_by(|a, b| {
-        a.threads.cmp(&b.threads).then(b.first.cmp(&a.first)).then(b.share_of_best.total_cmp(&a.share_of_best))
+        a.threads
+            .cmp(&b.threads)
+            .then(b.first.cmp(&a.first))
+            .then(b.share_of_best.total_cmp(&a.share_of_best))
     });
     standings
 }
@@ -184,7 +187,8 @@ pub fn markdown(title: &str, machine: &str, rows: &[Record]) -> String {
              same kernel differ there. Speeds are geometric means over the layers that a kernel covers.\n";
     for layer in by_layer(rows) {
         let Some(first) = layer.first() else { continue };
-        let threads = if first.threads == 1 { "1 thread".into() } else { format!("{} threads", first.threads) };
+        let threads =
+            if first.threads == 1 { "1 thread".into() } else { format!("{} threads", first.threads) };
         let _ = write!(page, "\n## {}, {threads}\n\n`{}`\n\n", first.layer, first.spec);
         let cells: Vec<Vec<String>> = layer.iter().map(|row| cells(row).to_vec()).collect();
         page += &markdown_table(&HEADS, &cells);

@@ -1,1 +1,91 @@
-fn main(){}
+//! `convbench`: proves, measures and runs convolution kernels from the command line.
+//!
+//! Errors are one line on stderr; the exit code is 2 for bad input or a request that cannot be met, 1
+//! for a failed check.
+
+mod args;
+mod bench;
+mod facts;
+mod progress;
+mod run;
+mod verify;
+
+use std::io::{self, Write};
+use std::process::ExitCode;
+
+use args::{Cli, Command};
+use clap::error::ErrorKind;
+use clap::{CommandFactory, Parser};
+
+/// Why the program ends early.
+#[derive(Debug)]
+enum Stop {
+    /// Bad input, or a request that cannot be met.
+    Refused(String),
+    /// A check found something wrong.
+    Failed(String),
+    /// Whoever read the output has gone.
+    Closed,
+}
+
+impl From<io::Error> for Stop {
+    /// Of writing to stdout.
+    fn from(error: io::Error) -> Self {
+        match error.kind() {
+            io::ErrorKind::BrokenPipe => Stop::Closed,
+            _ => Stop::Refused(format!("output could not be written: {error}")),
+        }
+    }
+}
+
+/// Refuses with what an error says.
+fn refused(error: impl ToString) -> Stop {
+    Stop::Refused(error.to_string())
+}
+
+type Outcome = Result<(), Stop>;
+
+fn main() -> ExitCode {
+    let mut out = io::stdout().lock();
+    let outcome = match Cli::try_parse() {
+        Ok(cli) => dispatch(cli.command, &mut out),
+        Err(error) if error.kind() == ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => {
+            let commands: Vec<String> =
+                Cli::command().get_subcommands().map(|command| command.get_name().to_owned()).collect();
+            Err(Stop::Refused(format!("a command is missing: one of {}; or --help", commands.join(", "))))
+        }
+        Err(error) if error.use_stderr() => Err(Stop::Refused(one_line(&error.to_string()))),
+        Err(help) => write!(out, "{help}").map_err(Stop::from),
+    };
+    let outcome = outcome.and_then(|()| out.flush().map_err(Stop::from));
+    let (code, message) = match outcome {
+        Ok(()) | Err(Stop::Closed) => return ExitCode::SUCCESS,
+        Err(Stop::Failed(message)) => (1, message),
+        Err(Stop::Refused(message)) => (2, message),
+    };
+    // Nobody may be reading stderr either.
+    let _ = writeln!(io::stderr(), "convbench: {}", message.replace('\n', " "));
+    ExitCode::from(code)
+}
+
+fn dispatch(command: Command, out: &mut dyn Write) -> Outcome {
+    match command {
+        Command::Info(args) => facts::info(&args, out),
+        Command::Kernels(args) => facts::kernels(&args, out),
+        Command::Shape(args) => facts::shape(&args, out),
+        Command::Run(args) => run::run(&args, out),
+        Command::Bench(args) => bench::bench(&args, out),
+        Command::Verify(args) => verify::verify(&args, out),
+        Command::Completions { shell } => {
+            let mut script = Vec::new();
+            clap_complete::generate(shell, &mut Cli::command(), "convbench", &mut script);
+            Ok(out.write_all(&script)?)
+        }
+    }
+}
+
+/// What clap says up to its usage and hints.
+fn one_line(message: &str) -> String {
+    let what: Vec<&str> = message.lines().map(str::trim).take_while(|line| !line.is_empty()).collect();
+    what.join(" ").trim_start_matches("error: ").to_owned()
+}

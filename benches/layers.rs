@@ -1,0 +1,200 @@
+//! `cargo bench`: every kernel on a dozen layers, on one thread and on all cores, by criterion; then all
+//! of them again in turns for a ranking, and a report under `target/convbench/`.
+//!
+//! `CONV_NETWORK=resnet50,vgg16` takes the layers of those networks instead. With a filter or any other
+//! option of criterion there is no ranking.
+
+use std::path::Path;
+use std::time::Duration;
+
+use criterion::measurement::{Measurement, ValueFormatter, WallTime};
+use criterion::{Criterion, Throughput};
+use harness::bench::{Observer, Request, blank, usual, verified};
+use harness::data::{Kind, tensors};
+use harness::file::write_whole;
+use harness::layers::{Layer, network};
+use harness::machine::{self, Machine};
+use harness::pinning::{Pool, cores};
+use harness::record::{Record, SCHEMA};
+use harness::report::{markdown, ranking_text};
+
+/// Wall time, with throughput in GFLOP/s.
+struct Gflops(WallTime);
+
+impl Measurement for Gflops {
+    type Intermediate = <WallTime as Measurement>::Intermediate;
+    type Value = Duration;
+
+    fn start(&self) -> Self::Intermediate {
+        self.0.start()
+    }
+
+    fn end(&self, start: Self::Intermediate) -> Duration {
+        self.0.end(start)
+    }
+
+    fn add(&self, a: &Duration, b: &Duration) -> Duration {
+        self.0.add(a, b)
+    }
+
+    fn zero(&self) -> Duration {
+        self.0.zero()
+    }
+
+    fn to_f64(&self, value: &Duration) -> f64 {
+        self.0.to_f64(value)
+    }
+
+    fn formatter(&self) -> &dyn ValueFormatter {
+        self
+    }
+}
+
+impl ValueFormatter for Gflops {
+    fn scale_values(&self, typical: f64, values: &mut [f64]) -> &'static str {
+        self.0.formatter().scale_values(typical, values)
+    }
+
+    /// Elements are floating-point operations; values are nanoseconds.
+    fn scale_throughputs(&self, typical: f64, throughput: &Throughput, values: &mut [f64]) -> &'static str {
+        match throughput {
+            Throughput::Elements(flops) => {
+                for value in values {
+                    *value = *flops as f64 / *value;
+                }
+                "GFLOP/s"
+            }
+            other => self.0.formatter().scale_throughputs(typical, other, values),
+        }
+    }
+
+    fn scale_for_machines(&self, values: &mut [f64]) -> &'static str {
+        self.0.formatter().scale_for_machines(values)
+    }
+}
+
+fn criterion_runs(criterion: &mut Criterion<Gflops>, layers: &[Layer], pools: &[Pool]) -> Result<(), String> {
+    for layer in layers {
+        machine::check_memory(&layer.spec, 1)?;
+        let tensors = tensors(&layer.spec, Kind::Real, 0);
+        let mut output = tensors.previous.clone();
+        for pool in pools {
+            let mut group = criterion.benchmark_group(format!("{}/{}t", layer.name, pool.threads()));
+            group.throughput(Throughput::Elements(layer.spec.flops()));
+            for kernel in usual(layer) {
+                let mut plan = None;
+                let mut failure = None;
+                group.bench_function(kernel.id(), |bencher| {
+                    // Not before the filter has let it through.
+                    if plan.is_none() && failure.is_none() {
+                        let mut row = blank(layer, kernel, pool);
+                        match verified(kernel, layer, &tensors, &mut output, pool, &mut row) {
+                            Ok(verified) => plan = Some(verified),
+                            Err((_, reason)) => failure = Some(reason),
+                        }
+                    }
+                    let output = &mut output[..];
+                    bencher.iter_custom(|repeats| match &mut plan {
+                        Some(plan) => plan.time(&tensors, output, pool, repeats),
+                        None => Duration::from_nanos(1),
+                    });
+                });
+                if let Some(reason) = failure {
+                    return Err(format!("{} on `{}`: {reason}", kernel.id(), layer.spec));
+                }
+            }
+            group.finish();
+        }
+    }
+    Ok(())
+}
+
+struct Progress {
+    done: usize,
+    of: usize,
+}
+
+impl Observer for Progress {
+    fn next(&mut self, layer: &Layer, threads: usize) {
+        self.done += 1;
+        println!("ranking {}/{}: {}, {threads} threads", self.done, self.of, layer.name);
+    }
+
+    fn rows(&mut self, _: &[Record]) {}
+
+    fn carry_on(&mut self) -> bool {
+        true
+    }
+}
+
+fn ranking(layers: Vec<Layer>, pools: &[Pool]) -> Result<(), String> {
+    let threads: Vec<usize> = pools.iter().map(Pool::threads).collect();
+    let mut progress = Progress { done: 0, of: layers.len() * threads.len() };
+    let request =
+        Request { layers, kernels: Vec::new(), threads, time: Duration::from_millis(250), roofs: true };
+    let rows = harness::bench::bench(&request, &mut progress)?;
+    println!("\n{}", ranking_text(&rows));
+    let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).with_file_name("convbench");
+    let save = || {
+        std::fs::create_dir_all(&folder)?;
+        write_whole(&folder.join("rows.jsonl"), |file| {
+            for row in &rows {
+                serde_json::to_writer(&mut *file, row)?;
+                writeln!(file)?;
+            }
+            Ok(())
+        })?;
+        write_whole(&folder.join("report.md"), |file| {
+            let machine = Machine::detect();
+            let pinned = if pools.iter().all(Pool::is_pinned) { "pinned" } else { "not pinned" };
+            let about = format!(
+                "{}, {} cores ({}), threads {pinned}. convbench {}, rows of schema {SCHEMA} beside this page.",
+                machine.cpu,
+                machine.cores,
+                machine.platform,
+                env!("CARGO_PKG_VERSION")
+            );
+            file.write_all(markdown("Convolution kernels on layers of networks", &about, &rows).as_bytes())
+        })
+    };
+    save().map_err(|error| format!("{}: {error}", folder.display()))?;
+    println!("report: {}", folder.join("report.md").display());
+    Ok(())
+}
+
+fn run() -> Result<(), String> {
+    let names = std::env::var("CONV_NETWORK").unwrap_or_else(|_| "default".to_owned());
+    let mut layers = Vec::new();
+    for name in names.split(',') {
+        layers.extend(network(name).map_err(|error| error.to_string())?);
+    }
+    let counts = if cores() > 1 { vec![1, cores()] } else { vec![1] };
+    let pools = counts.into_iter().map(Pool::new).collect::<Result<Vec<_>, _>>()?;
+    if !pools.iter().all(Pool::is_pinned) {
+        println!("the system does not let threads be kept on their cores: figures scatter");
+    }
+    let mut criterion = Criterion::default()
+        .with_measurement(Gflops(WallTime))
+        .sample_size(10)
+        .warm_up_time(Duration::from_millis(150))
+        .measurement_time(Duration::from_millis(400))
+        .nresamples(2000)
+        .without_plots()
+        .configure_from_args();
+    criterion_runs(&mut criterion, &layers, &pools)?;
+    criterion.final_summary();
+    if std::env::args().skip(1).all(|argument| argument == "--bench") {
+        ranking(layers, &pools)?;
+    }
+    Ok(())
+}
+
+fn main() -> std::process::ExitCode {
+    match run() {
+        Ok(()) => std::process::ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("{error}");
+            std::process::ExitCode::FAILURE
+        }
+    }
+}

@@ -1,0 +1,197 @@
+//! The command line's words.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use kernels::{ConvSpec, Layout};
+
+/// Convolution kernels: what there is, what they compute, how fast, and whether it is right.
+#[derive(Debug, Parser)]
+#[command(name = "convbench", version, max_term_width = 100)]
+pub(crate) struct Cli {
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// The machine: CPU, caches, instruction sets, measured multiply-add peak and bandwidth
+    Info(Info),
+    /// Every kernel: is it available, does it support a convolution, what would auto take and why
+    Kernels(Kernels),
+    /// The arithmetic of a convolution: output size, parameters, multiply-adds, bytes
+    Shape(Shape),
+    /// Run a kernel on .npy arrays
+    Run(Run),
+    /// Verify kernels on layers, then time them in turns
+    Bench(Bench),
+    /// Run random convolutions on every kernel and instruction set and compare with the definition
+    Verify(Verify),
+    /// Print a completion script
+    Completions {
+        /// The shell to print it for
+        shell: clap_complete::Shell,
+    },
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Info {
+    /// Print JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Kernels {
+    /// Also say whether each supports this convolution, e.g. "c64 h56 w56 o64 k3 p1"
+    #[arg(long, value_name = "SPEC")]
+    pub(crate) spec: Option<ConvSpec>,
+    /// Print JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Shape {
+    /// The convolution, e.g. "c3 h32 w32 o10 k5 p2"
+    #[arg(required = true, value_name = "SPEC")]
+    pub(crate) spec: Vec<String>,
+    /// Print JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum LayoutArg {
+    Nchw,
+    Nhwc,
+}
+
+impl From<LayoutArg> for Layout {
+    fn from(layout: LayoutArg) -> Self {
+        match layout {
+            LayoutArg::Nchw => Layout::Nchw,
+            LayoutArg::Nhwc => Layout::Nhwc,
+        }
+    }
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Run {
+    /// The kernel's id, e.g. auto or direct/avx2
+    #[arg(long, value_name = "ID")]
+    pub(crate) kernel: String,
+    /// Input array of 4 axes, N×C×H×W or with --layout nhwc N×H×W×C
+    #[arg(long, value_name = "X.npy")]
+    pub(crate) input: PathBuf,
+    /// Weights array of 4 axes, O×(C/groups)×KH×KW
+    #[arg(long, value_name = "W.npy")]
+    pub(crate) weights: PathBuf,
+    /// Bias array of 1 axis
+    #[arg(long, value_name = "B.npy")]
+    pub(crate) bias: Option<PathBuf>,
+    /// Stride, one number or H,W
+    #[arg(long, value_name = "H,W", default_value = "1", value_parser = pair)]
+    pub(crate) stride: [usize; 2],
+    /// Padding: one number, vertical,horizontal, or top,left,bottom,right; same or valid
+    #[arg(long, value_name = "T,L,B,R|same|valid", default_value = "0", value_parser = padding)]
+    pub(crate) padding: PaddingArg,
+    /// Dilation, counted from 1, one number or H,W
+    #[arg(long, value_name = "H,W", default_value = "1", value_parser = pair)]
+    pub(crate) dilation: [usize; 2],
+    /// Groups
+    #[arg(long, value_name = "G", default_value_t = 1)]
+    pub(crate) groups: usize,
+    /// Layout of input and output
+    #[arg(long, default_value = "nchw")]
+    pub(crate) layout: LayoutArg,
+    /// Apply ReLU
+    #[arg(long)]
+    pub(crate) relu: bool,
+    /// Threads
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    pub(crate) threads: usize,
+    /// Where to write the output array
+    #[arg(long, value_name = "Y.npy")]
+    pub(crate) output: PathBuf,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum PaddingArg {
+    /// Top, left, bottom, right.
+    Numbers([usize; 4]),
+    Same,
+}
+
+fn numbers(text: &str) -> Option<Vec<usize>> {
+    text.split(',').map(|n| n.trim().parse().ok()).collect()
+}
+
+fn pair(text: &str) -> Result<[usize; 2], String> {
+    match numbers(text).as_deref() {
+        Some(&[n]) => Ok([n, n]),
+        Some(&[h, w]) => Ok([h, w]),
+        _ => Err("one number or two with a comma, e.g. 2 or 2,1".to_owned()),
+    }
+}
+
+fn padding(text: &str) -> Result<PaddingArg, String> {
+    match (text, numbers(text).as_deref()) {
+        ("same", _) => Ok(PaddingArg::Same),
+        ("valid", _) => Ok(PaddingArg::Numbers([0; 4])),
+        (_, Some(&[p])) => Ok(PaddingArg::Numbers([p; 4])),
+        (_, Some(&[v, h])) => Ok(PaddingArg::Numbers([v, h, v, h])),
+        (_, Some(&[t, l, b, r])) => Ok(PaddingArg::Numbers([t, l, b, r])),
+        _ => Err("same, valid, or one, two or four numbers with commas, e.g. 1 or 0,0,1,1".to_owned()),
+    }
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Bench {
+    /// A convolution, e.g. "c64 h56 w56 o64 k3 p1"; may be repeated
+    #[arg(long, value_name = "SPEC")]
+    pub(crate) spec: Vec<ConvSpec>,
+    /// A file of layers, lines `name count spec`; may be repeated
+    #[arg(long, value_name = "FILE")]
+    pub(crate) layers: Vec<PathBuf>,
+    /// The layers of a network, e.g. resnet50 (--list shows all); may be repeated
+    #[arg(long, value_name = "NAME")]
+    pub(crate) network: Vec<String>,
+    /// Kernels, separated by commas; by default all that support a layer
+    #[arg(long, value_name = "ID,…", value_delimiter = ',')]
+    pub(crate) kernel: Vec<String>,
+    /// Numbers of threads, separated by commas
+    #[arg(long, value_name = "N,…", value_delimiter = ',', default_value = "1")]
+    pub(crate) threads: Vec<usize>,
+    /// Layout of all layers, instead of their own
+    #[arg(long)]
+    pub(crate) layout: Option<LayoutArg>,
+    /// Measuring time for each row, in seconds
+    #[arg(long, value_name = "SECONDS", default_value_t = 0.5)]
+    pub(crate) time: f64,
+    /// Measure the multiply-add peak beside each row (full runs always do)
+    #[arg(long)]
+    pub(crate) roofs: bool,
+    /// List what would be measured, and the networks there are
+    #[arg(long)]
+    pub(crate) list: bool,
+    /// Also write rows to this file, a JSON object a line
+    #[arg(long, value_name = "FILE")]
+    pub(crate) json: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Verify {
+    /// Cases for each kernel and instruction set
+    #[arg(long, value_name = "N", default_value_t = 1000)]
+    pub(crate) cases: u64,
+    /// Seed of the first case; the next has the next seed
+    #[arg(long, value_name = "S", default_value_t = 0)]
+    pub(crate) seed: u64,
+    /// Kernels, separated by commas; by default all, on all available instruction sets
+    #[arg(long, value_name = "ID,…", value_delimiter = ',')]
+    pub(crate) kernel: Vec<String>,
+    /// Print JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+}

@@ -1,0 +1,172 @@
+//! `bench`: kernels on layers.
+
+use std::fs;
+use std::io::Write;
+use std::path::Path;
+use std::time::Duration;
+
+use harness::bench::{Observer, Request};
+use harness::layers::{self, Layer};
+use harness::machine::Machine;
+use harness::record::{Lines, Record, Role, Status};
+use harness::report::{HEADS, by_layer, cells, ranking_text, text_table};
+use indicatif::ProgressBar;
+
+use crate::{Outcome, Stop, args, progress, refused};
+
+pub(crate) fn bench(args: &args::Bench, out: &mut dyn Write) -> Outcome {
+    let layers = layers::with_layout(layers(args)?, args.layout.map(Into::into));
+    if args.list {
+        return list(&layers, out);
+    }
+    kernels::Isa::best().map_err(refused)?;
+    let kernels =
+        args.kernel.iter().map(|id| kernels::kernel(id).map_err(refused)).collect::<Result<Vec<_>, _>>()?;
+    if let Some(threads) = args.threads.iter().find(|&&threads| threads == 0 || threads > 1024) {
+        return Err(refused(format!("--threads is {threads}, but must be 1 to 1024")));
+    }
+    let time = Duration::try_from_secs_f64(args.time)
+        .ok()
+        .filter(|time| (Duration::from_millis(1)..=Duration::from_secs(3600)).contains(time));
+    let Some(time) = time else {
+        return Err(refused(format!("--time is {}, but must be 0.001 to 3600 seconds", args.time)));
+    };
+    let request = Request {
+        layers,
+        kernels,
+        threads: args.threads.clone(),
+        time,
+        roofs: args.roofs || args.spec.is_empty(),
+    };
+    let lines = match &args.json {
+        Some(path) => Some(Lines::create(path).map_err(|error| named(path, &error))?),
+        None => None,
+    };
+    progress::catch_interrupts();
+    let bar = progress::bar((request.layers.len() * request.threads.len()) as u64);
+    let mut terminal = Terminal { out, lines, bar, error: None };
+    let machine = Machine::detect();
+    let heading = format!("{}, {} cores\n", machine.cpu, machine.cores);
+    terminal.print(&heading)?;
+    let outcome = harness::bench::bench(&request, &mut terminal);
+    terminal.bar.finish_and_clear();
+    let Terminal { lines, error, .. } = terminal;
+    if let (Some(lines), Some(path)) = (lines, &args.json) {
+        lines.finish(progress::interrupted()).map_err(|error| named(path, &error))?;
+    }
+    if let Some(error) = error {
+        return Err(error);
+    }
+    let rows = outcome.map_err(refused)?;
+    conclude(&request, &rows, out)
+}
+
+fn named(path: &Path, error: &std::io::Error) -> Stop {
+    refused(format!("{}: {error}", path.display()))
+}
+
+/// The layers asked for, the default ones if none are.
+fn layers(args: &args::Bench) -> Result<Vec<Layer>, Stop> {
+    let mut all: Vec<Layer> =
+        args.spec.iter().map(|spec| Layer { name: spec.to_string(), count: 1, spec: *spec }).collect();
+    for path in &args.layers {
+        let text = fs::read_to_string(path).map_err(|error| named(path, &error))?;
+        all.extend(layers::parse(&text, &path.display().to_string()).map_err(refused)?);
+    }
+    for name in &args.network {
+        all.extend(layers::network(name).map_err(refused)?);
+    }
+    if all.is_empty() {
+        all = layers::network("default").map_err(refused)?;
+    }
+    Ok(all)
+}
+
+fn list(layers: &[Layer], out: &mut dyn Write) -> Outcome {
+    let rows: Vec<Vec<String>> = layers
+        .iter()
+        .map(|layer| vec![layer.name.clone(), layer.count.to_string(), layer.spec.to_string()])
+        .collect();
+    write!(out, "{}", text_table(&["layer", "count", "spec"], &rows))?;
+    Ok(writeln!(out, "\nnetworks: {}", layers::network_names().join(", "))?)
+}
+
+struct Terminal<'a> {
+    out: &'a mut dyn Write,
+    lines: Option<Lines>,
+    bar: ProgressBar,
+    error: Option<Stop>,
+}
+
+impl Terminal<'_> {
+    fn print(&mut self, text: &str) -> Outcome {
+        let out = &mut *self.out;
+        self.bar.suspend(|| writeln!(out, "{text}").and_then(|()| out.flush()))?;
+        Ok(())
+    }
+
+    fn show(&mut self, rows: &[Record]) -> Outcome {
+        for layer in by_layer(rows) {
+            let Some(first) = layer.first() else { continue };
+            let name = if first.layer == first.spec { "" } else { first.layer.as_str() };
+            let threads = match first.threads {
+                1 => "1 thread".to_owned(),
+                n => format!("{n} threads"),
+            };
+            let cells: Vec<Vec<String>> = layer.iter().map(|row| cells(row).to_vec()).collect();
+            let head = format!("{name} {}, {threads}", first.spec);
+            let mut text = format!("{}\n{}", head.trim_start(), text_table(&HEADS, &cells));
+            for row in layer.iter().filter(|row| row.status != Status::Ok) {
+                let reason = row.reason.as_deref().unwrap_or_default();
+                text += &format!("{}: {reason}\n", row.requested);
+            }
+            self.print(&text)?;
+        }
+        Ok(())
+    }
+}
+
+impl Observer for Terminal<'_> {
+    fn next(&mut self, layer: &Layer, _: usize) {
+        self.bar.set_message(layer.name.clone());
+    }
+
+    fn rows(&mut self, rows: &[Record]) {
+        self.bar.inc(1);
+        let mut write = || {
+            if let Some(lines) = &mut self.lines {
+                for row in rows {
+                    lines.add(row).map_err(refused)?;
+                }
+            }
+            self.show(rows)
+        };
+        if let Err(error) = write() {
+            self.error.get_or_insert(error);
+        }
+    }
+
+    fn carry_on(&mut self) -> bool {
+        !progress::interrupted() && self.error.is_none()
+    }
+}
+
+/// The ranking, and the exit code: wrong results fail, a request none of whose rows could be met is
+/// refused.
+fn conclude(request: &Request, rows: &[Record], out: &mut dyn Write) -> Outcome {
+    let main = || rows.iter().filter(|row| row.role == Role::Main);
+    if request.layers.len() > 1 && rows.iter().any(|row| row.status == Status::Ok) {
+        write!(out, "{}", ranking_text(rows))?;
+    }
+    let wrong = main().filter(|row| row.status == Status::Wrong).count();
+    if wrong > 0 {
+        return Err(Stop::Failed(format!("{wrong} of {} rows are wrong", main().count())));
+    }
+    if progress::interrupted() {
+        return Err(Stop::Failed("stopped before all rows were measured".to_owned()));
+    }
+    match main().find_map(|row| row.reason.clone()) {
+        Some(reason) if main().all(|row| row.status != Status::Ok) => Err(Stop::Refused(reason)),
+        _ => Ok(()),
+    }
+}

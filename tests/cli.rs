@@ -1,0 +1,400 @@
+//! `convbench` as other programs call it: words, JSON fields, exit codes, files.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+
+use harness::npy;
+use serde_json::Value;
+
+fn convbench(args: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_convbench")).args(args).stdin(Stdio::null()).output().unwrap()
+}
+
+fn stdout(output: &Output) -> String {
+    String::from_utf8(output.stdout.clone()).unwrap()
+}
+
+fn good(args: &[&str]) -> String {
+    let output = convbench(args);
+    assert!(output.status.success(), "{args:?}: {}", String::from_utf8_lossy(&output.stderr));
+    stdout(&output)
+}
+
+/// The one line on stderr of a refusal; nothing is on stdout.
+fn refusal(args: &[&str]) -> String {
+    let output = convbench(args);
+    let message = String::from_utf8(output.stderr.clone()).unwrap();
+    assert_eq!(output.status.code(), Some(2), "{args:?}: {message}");
+    assert_eq!(message.lines().count(), 1, "{args:?}: {message}");
+    assert!(message.starts_with("convbench: "), "{message}");
+    message
+}
+
+fn json(args: &[&str]) -> Value {
+    serde_json::from_str(&good(args)).unwrap()
+}
+
+/// A folder that goes when the test ends well.
+struct Folder(PathBuf);
+
+impl Folder {
+    fn new(name: &str) -> Self {
+        let path = std::env::temp_dir().join(format!("convbench-{name}-{}", std::process::id()));
+        fs::create_dir_all(&path).unwrap();
+        Folder(path)
+    }
+
+    fn path(&self, name: &str) -> String {
+        self.0.join(name).to_str().unwrap().to_owned()
+    }
+
+    fn array(&self, name: &str, shape: &[usize], values: &[f32]) -> String {
+        let path = self.path(name);
+        npy::write(Path::new(&path), shape, values).unwrap();
+        path
+    }
+
+    fn names(&self) -> Vec<String> {
+        let mut names: Vec<String> = fs::read_dir(&self.0)
+            .unwrap()
+            .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+            .collect();
+        names.sort();
+        names
+    }
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.0);
+    }
+}
+
+#[test]
+fn shape_does_the_lectures_arithmetic() {
+    let text = good(&["shape", "c3 h32 w32 o10 k5 p2"]);
+    assert!(text.contains("(32 - 5 + 4)/1 + 1 = 32"), "{text}");
+    assert!(text.contains("parameters    760 (750 weights + 10 biases)"), "{text}");
+    assert!(good(&["shape", "c1 h7 w7 o1 k3 s3"]).contains("floored"));
+    // The spec may also come as several words.
+    let facts = json(&["shape", "--json", "c64", "h256", "w256", "o32", "k1"]);
+    assert_eq!(facts["output_shape"], serde_json::json!([1, 32, 256, 256]));
+    assert_eq!(facts["parameters"], 2080);
+    assert_eq!(facts["macs"], 134_217_728u64);
+}
+
+#[test]
+fn kernels_lists_each_kernel_once() {
+    let list = json(&["kernels", "--json", "--spec", "c8 h9 w9 o8 k3 s2"]);
+    let rows = list.as_array().unwrap();
+    assert_eq!(rows.len(), kernels::kernels().count());
+    for row in rows {
+        let name = row["name"].as_str().unwrap();
+        let available = kernels::kernel(name).unwrap().availability();
+        assert_eq!(row["available"], available.is_ok(), "{name}");
+        assert_eq!(row["reason"].is_null(), available.is_ok(), "{name}");
+    }
+    let winograd = rows.iter().find(|row| row["name"] == "winograd").unwrap();
+    assert_eq!(winograd["supported"], false);
+    assert!(winograd["refusal"].as_str().unwrap().contains("stride 2x2 (needs 1x1)"));
+    assert!(good(&["kernels", "--spec", "c8 h9 w9 o8 k1"]).contains("auto takes pointwise"));
+}
+
+#[test]
+fn a_capped_instruction_set_is_not_available() {
+    let output = Command::new(env!("CARGO_BIN_EXE_convbench"))
+        .args(["kernels", "--json"])
+        .env("CONV_ISA", "wide")
+        .output()
+        .unwrap();
+    let list: Value = serde_json::from_slice(&output.stdout).unwrap();
+    let row = |name| list.as_array().unwrap().iter().find(|row| row["name"] == name).unwrap();
+    assert_eq!(row("direct/wide")["available"], true);
+    assert_eq!(row("direct/avx2")["available"], false);
+    assert!(row("direct/avx2")["reason"].as_str().unwrap().contains("CONV_ISA=wide"));
+}
+
+#[test]
+fn an_unknown_cap_is_refused() {
+    for command in [&["info"][..], &["bench", "--time", "0.01"], &["verify", "--cases", "1"]] {
+        let output = Command::new(env!("CARGO_BIN_EXE_convbench"))
+            .args(command)
+            .env("CONV_ISA", "sse9")
+            .output()
+            .unwrap();
+        assert_eq!(output.status.code(), Some(2), "{command:?}");
+        assert!(String::from_utf8_lossy(&output.stderr).contains("sse9"));
+    }
+}
+
+#[test]
+fn run_computes_a_convolution() {
+    let folder = Folder::new("run");
+    // The lecture's picture by hand: 3×3 input, 2×2 filter of ones.
+    let x = folder.array("x.npy", &[1, 1, 3, 3], &[1., 2., 3., 4., 5., 6., 7., 8., -90.]);
+    let w = folder.array("w.npy", &[1, 1, 2, 2], &[1.; 4]);
+    let b = folder.array("b.npy", &[1], &[0.5]);
+    let y = folder.path("y.npy");
+    let run = |more: &[&str]| {
+        let args = [&["run", "--input", &x, "--weights", &w, "--output", &y], more].concat();
+        good(&args);
+        npy::read(Path::new(&y), 4).unwrap()
+    };
+    for kernel in ["naive", "direct", "im2col-gemm", "auto"] {
+        let array = run(&["--kernel", kernel, "--bias", &b]);
+        assert_eq!(
+            (array.shape, array.values),
+            (vec![1, 1, 2, 2], vec![12.5, 16.5, 24.5, -70.5]),
+            "{kernel}"
+        );
+    }
+    assert_eq!(run(&["--kernel", "auto", "--relu", "--threads", "2"]).values, [12., 16., 24., 0.]);
+    let padded = run(&["--kernel", "naive", "--padding", "1,0,0,1", "--stride", "2,1"]);
+    assert_eq!((padded.shape, padded.values), (vec![1, 1, 2, 3], vec![3., 5., 3., 24., -71., -84.]));
+    let same = run(&["--kernel", "naive", "--padding", "same"]);
+    assert_eq!(same.shape, [1, 1, 3, 3]);
+    let dilated = run(&["--kernel", "naive", "--dilation", "2", "--padding", "valid"]);
+    assert_eq!((dilated.shape, dilated.values), (vec![1, 1, 1, 1], vec![-79.]));
+    // NHWC: the same pixels with two channels side by side, one of them weighed with zeros.
+    let pixels: Vec<f32> = (1..=9).flat_map(|i| [i as f32, 100.0]).collect();
+    let x2 = folder.array("x2.npy", &[1, 3, 3, 2], &pixels);
+    let w2 = folder.array("w2.npy", &[1, 2, 2, 2], &[1., 1., 1., 1., 0., 0., 0., 0.]);
+    good(&["run", "--kernel", "auto", "--input", &x2, "--weights", &w2, "--layout", "nhwc", "--output", &y]);
+    let array = npy::read(Path::new(&y), 4).unwrap();
+    assert_eq!((array.shape, array.values), (vec![1, 2, 2, 1], vec![12., 16., 24., 28.]));
+    // Two groups of one channel each: NCHW, a filter for each.
+    let x3 = folder.array("x3.npy", &[1, 2, 1, 2], &[1., 2., 3., 4.]);
+    let w3 = folder.array("w3.npy", &[2, 1, 1, 1], &[10., 100.]);
+    good(&["run", "--kernel", "auto", "--groups", "2", "--input", &x3, "--weights", &w3, "--output", &y]);
+    assert_eq!(npy::read(Path::new(&y), 4).unwrap().values, [10., 20., 300., 400.]);
+}
+
+#[test]
+fn run_refuses_bad_input_and_leaves_no_file() {
+    let folder = Folder::new("refusals");
+    let x = folder.array("x.npy", &[1, 2, 3, 3], &[0.; 18]);
+    let w = folder.array("w.npy", &[1, 2, 2, 2], &[0.; 8]);
+    let b = folder.array("b.npy", &[2], &[0.; 2]);
+    let y = folder.path("y.npy");
+    let before = folder.names();
+    let run = |kernel: &str, more: &[&str]| {
+        let args =
+            [&["run", "--kernel", kernel, "--input", &x, "--weights", &w, "--output", &y], more].concat();
+        let message = refusal(&args);
+        assert_eq!(folder.names(), before, "{more:?}");
+        message
+    };
+    assert!(run("fft", &[]).contains("fft") && run("fft", &[]).contains("direct"));
+    assert!(run("pointwise", &[]).contains("pointwise does not support kernel 2x2"));
+    assert!(run("auto", &["--bias", &b]).contains("bias has 2 values, but the weights have 1 filters"));
+    assert!(run("auto", &["--bias", &x]).contains("must have 1 axes"));
+    assert!(run("auto", &["--stride", "0"]).contains("stride"));
+    assert!(run("auto", &["--stride", "1,2,3"]).contains("1,2,3"));
+    assert!(run("auto", &["--padding", "same,1"]).contains("same,1"));
+    assert!(run("auto", &["--dilation", "9"]).contains("10"));
+    assert!(run("auto", &["--groups", "2"]).contains("groups"));
+    assert!(run("auto", &["--threads", "0"]).contains("threads"));
+    assert!(run("auto", &["--padding", "18446744073709551615"]).contains("does not fit"));
+    assert!(run("auto", &["--padding", "300000"]).contains("memory can be had"));
+    let wrong = folder.array("w3.npy", &[1, 3, 2, 2], &[0.; 12]);
+    let message = refusal(&["run", "--kernel", "auto", "--input", &x, "--weights", &wrong, "--output", &y]);
+    assert!(message.contains("weights have 3 channels on axis 1, but 2 input channels in 1 groups need 2"));
+    let missing = refusal(&["run", "--kernel", "auto", "--input", "no.npy", "--weights", &w, "--output", &y]);
+    assert!(missing.contains("no.npy: No such file"), "{missing}");
+    let nowhere = folder.path("no/y.npy");
+    let message = refusal(&["run", "--kernel", "auto", "--input", &x, "--weights", &w, "--output", &nowhere]);
+    assert!(message.contains("no/y.npy"), "{message}");
+    assert!(!Path::new(&y).exists());
+}
+
+#[test]
+fn bench_writes_complete_rows() {
+    let folder = Folder::new("bench");
+    let path = folder.path("rows.jsonl");
+    let text = good(&[
+        "bench",
+        "--spec",
+        "c8 h9 w9 o8 k3 p1",
+        "--kernel",
+        "direct,pointwise",
+        "--time",
+        "0.02",
+        "--json",
+        &path,
+        "--roofs",
+    ]);
+    assert!(text.contains("GFLOP/s"), "{text}");
+    assert_eq!(folder.names(), ["rows.jsonl"]);
+    let rows: Vec<Value> =
+        fs::read_to_string(&path).unwrap().lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert_eq!(rows.len(), 3);
+    const FIELDS: [&str; 27] = [
+        "schema",
+        "layer",
+        "spec",
+        "requested",
+        "kernel",
+        "engine",
+        "threads",
+        "layout",
+        "clock",
+        "role",
+        "status",
+        "reason",
+        "samples",
+        "median_ns",
+        "min_ns",
+        "mad_ns",
+        "ci_low_ns",
+        "ci_high_ns",
+        "gflops",
+        "peak_fraction",
+        "workspace_bytes",
+        "packed_bytes",
+        "plan_ns",
+        "max_error",
+        "error_bound",
+        "error_measure",
+        "count",
+    ];
+    for row in &rows {
+        for field in FIELDS {
+            assert!(row.get(field).is_some(), "{field}: {row}");
+        }
+        assert_eq!(
+            (&row["clock"], &row["engine"], &row["layout"]),
+            (&"warm".into(), &"ours".into(), &"nchw".into())
+        );
+    }
+    let find = |requested: &str, role: &str| {
+        rows.iter().find(|row| row["requested"] == requested && row["role"] == role).unwrap()
+    };
+    let direct = find("direct", "main");
+    assert_eq!(direct["status"], "ok");
+    assert!(direct["kernel"].as_str().unwrap().starts_with("direct/"));
+    let (median, gflops) = (direct["median_ns"].as_f64().unwrap(), direct["gflops"].as_f64().unwrap());
+    assert!((gflops * median / (2.0 * 8.0 * 8.0 * 9.0 * 81.0) - 1.0).abs() < 1e-9);
+    assert!(direct["peak_fraction"].as_f64().unwrap() > 0.0);
+    assert_eq!(find("direct", "aa")["status"], "ok");
+    let refused = find("pointwise", "main");
+    assert_eq!((&refused["status"], refused["median_ns"].is_null()), (&"unsupported".into(), true));
+    assert!(refused["reason"].as_str().unwrap().starts_with("pointwise does not support kernel 3x3"));
+}
+
+#[test]
+fn bench_adds_little_to_its_measuring_time() {
+    let start = std::time::Instant::now();
+    good(&["bench", "--spec", "c16 h20 w20 o16 k3 p1", "--kernel", "direct", "--time", "0.2"]);
+    let rows = 2.0;
+    assert!(start.elapsed().as_secs_f64() < 0.2 * rows + 1.0, "{:?}", start.elapsed());
+}
+
+#[test]
+fn bench_refuses_bad_input() {
+    let folder = Folder::new("bench-refusals");
+    assert!(refusal(&["bench", "--spec", "c1 h2 w2 o1 k3"]).contains("3"));
+    assert!(refusal(&["bench", "--network", "vgg17"]).contains("known are"));
+    assert!(refusal(&["bench", "--layers", "absent.txt"]).contains("absent.txt"));
+    let file = folder.path("layers.txt");
+    fs::write(&file, "good 1 c1 h3 w3 o1 k3\nbad c1 h3 w3 o1 k3\n").unwrap();
+    assert!(refusal(&["bench", "--layers", &file]).contains("layers.txt:2: `c1` is no count"));
+    fs::write(&file, [0xff, 0xfe]).unwrap();
+    refusal(&["bench", "--layers", &file]);
+    assert!(refusal(&["bench", "--kernel", "fft"]).contains("fft"));
+    assert!(refusal(&["bench", "--threads", "0"]).contains("--threads is 0"));
+    for time in ["0", "-1", "NaN", "inf", "1e9"] {
+        assert!(refusal(&["bench", &format!("--time={time}")]).contains("--time is"), "{time}");
+    }
+    let json = folder.path("no/rows.jsonl");
+    assert!(refusal(&["bench", "--spec", "c1 h3 w3 o1 k3", "--json", &json]).contains("no/rows.jsonl"));
+    let output = convbench(&["bench", "--spec", "c1 h5 w5 o1 k3", "--kernel", "pointwise", "--time", "0.01"]);
+    assert_eq!(output.status.code(), Some(2));
+    let output = convbench(&["bench", "--spec", "n100000 c1000 h1000 w1000 o1000 k3", "--time", "0.01"]);
+    assert_eq!(output.status.code(), Some(2));
+    assert!(String::from_utf8_lossy(&output.stderr).contains("memory can be had"));
+}
+
+#[test]
+fn bench_lists_without_measuring() {
+    let text = good(&["bench", "--network", "resnet50", "--list"]);
+    assert!(text.contains("conv5_3x3") && text.contains("networks: default, lenet5"), "{text}");
+    let nhwc = good(&["bench", "--network", "lenet5", "--layout", "nhwc", "--list"]);
+    assert_eq!(nhwc.matches(" nhwc\n").count(), 3, "{nhwc}");
+}
+
+#[test]
+fn verify_counts_its_cases() {
+    let text = good(&["verify", "--cases", "3", "--seed", "5", "--kernel", "naive,direct/wide"]);
+    assert!(
+        text.contains("naive") && text.contains("direct/wide") && text.matches("right").count() == 2,
+        "{text}"
+    );
+    let rows = json(&["verify", "--cases", "2", "--kernel", "auto", "--json"]);
+    assert_eq!(
+        (&rows[0]["name"], &rows[0]["cases"], &rows[0]["status"]),
+        (&"auto".into(), &2.into(), &"ok".into())
+    );
+    assert!(refusal(&["verify", "--cases", "0"]).contains("--cases is 0"));
+    assert!(refusal(&["verify", "--cases", "-3"]).contains("-3"));
+    assert!(refusal(&["verify", "--kernel", "fft"]).contains("fft"));
+}
+
+#[test]
+fn the_rest() {
+    assert!(good(&["--version"]).starts_with("convbench 0."));
+    for shell in ["bash", "zsh", "fish"] {
+        assert!(good(&["completions", shell]).contains("convbench"));
+    }
+    assert!(good(&["--help"]).contains("verify"));
+    assert!(refusal(&[]).contains("a command is missing"));
+    assert!(refusal(&["dance"]).contains("dance"));
+    assert!(refusal(&["shape"]).contains("SPEC"));
+    assert!(refusal(&["shape", "c3 h32 w32 o10 k5 z9"]).contains("z9"));
+    let facts = json(&["info", "--json"]);
+    assert!(facts["isas"][0]["peak_gflops"].as_f64().unwrap() > 0.0, "{facts}");
+    assert!(facts["bandwidth_gb_s"][0]["read"].as_f64().unwrap() > 0.0);
+}
+
+/// Output that nobody reads to its end is no error.
+#[cfg(unix)]
+#[test]
+fn a_closed_pipe_is_no_panic() {
+    for command in ["kernels", "info", "bench --list", "--help", "completions bash", "shape c1 h3 w3 o1 k3"] {
+        let script = format!("{} {command} | true; exit ${{PIPESTATUS[0]}}", env!("CARGO_BIN_EXE_convbench"));
+        let output = Command::new("bash").args(["-c", &script]).output().unwrap();
+        assert!(output.status.success(), "{command}: {}", String::from_utf8_lossy(&output.stderr));
+        assert!(output.stderr.is_empty(), "{command}: {}", String::from_utf8_lossy(&output.stderr));
+    }
+}
+
+/// Ctrl-C keeps the complete rows, under the file's name, with a last line that says so.
+#[cfg(unix)]
+#[test]
+fn an_interrupted_bench_keeps_its_rows() {
+    let folder = Folder::new("interrupt");
+    let path = folder.path("rows.jsonl");
+    let child = Command::new(env!("CARGO_BIN_EXE_convbench"))
+        .args(["bench", "--network", "lecture", "--kernel", "direct", "--time", "0.3", "--json", &path])
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    // Once the first layer's rows are there, or after ten seconds.
+    for _ in 0..200 {
+        std::thread::sleep(std::time::Duration::from_millis(50));
+        if fs::read_to_string(format!("{path}.partial")).is_ok_and(|text| !text.is_empty()) {
+            break;
+        }
+    }
+    let status = Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap();
+    assert!(status.success());
+    let output = child.wait_with_output().unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    assert_eq!(folder.names(), ["rows.jsonl"]);
+    let text = fs::read_to_string(&path).unwrap();
+    let lines: Vec<Value> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert!(lines.len() >= 3, "{text}");
+    assert_eq!(lines.last().unwrap()["status"], "interrupted");
+    assert!(lines[..lines.len() - 1].iter().all(|row| row["status"] == "ok"));
+}
