@@ -213,7 +213,7 @@ mod tests {
 
     #[test]
     fn stops_when_told() {
-        let mut subjects: Vec<Subject<'_>> = vec![Box::new(|n| Duration::from_millis(n))];
+        let mut subjects: Vec<Subject<'_>> = vec![Box::new(Duration::from_millis)];
         let mut left = 5;
         let samples = in_turns(&mut subjects, Effort::of(Duration::from_secs(1)), &mut || {
             left -= 1;

@@ -90,7 +90,7 @@ static ROWS: &[Row] = &[
     #[cfg(feature = "direct")]
     simd::<direct::Direct>(),
     #[cfg(feature = "winograd")]
-    simd::<winograd::Winograd>(),
+    Row { name: "winograd", isas: &Isa::ALL, supports: winograd::supports, plan: winograd::plan },
     #[cfg(feature = "winograd")]
     simd::<winograd::WinogradF2>(),
     #[cfg(feature = "winograd")]

@@ -60,20 +60,18 @@ mod transform;
 
 use crate::cache::CacheSizes;
 use crate::error::ConvError;
-use crate::kernel::{Accuracy, Body, PlanOptions};
-use crate::registry::Algorithm;
-use crate::simd::Simd;
+use crate::kernel::{Accuracy, Body, Plan, PlanOptions};
+use crate::registry::{self, Algorithm};
+use crate::simd::{Isa, Simd};
 use crate::spec::{ConvSpec, Layout};
 use transform::{F2, F4, Variant};
 
-/// The faster of the variants.
-pub(crate) struct Winograd;
 /// F(2×2, 3×3).
 pub(crate) struct WinogradF2;
 /// F(4×4, 3×3).
 pub(crate) struct WinogradF4;
 
-fn supports(spec: &ConvSpec) -> Result<(), String> {
+pub(crate) fn supports(spec: &ConvSpec) -> Result<(), String> {
     let ([kh, kw], [sh, sw], [dh, dw]) = (spec.kernel(), spec.stride(), spec.dilation());
     if [kh, kw] != [3, 3] {
         return Err(format!("kernel {kh}x{kw} (needs 3x3)"));
@@ -150,26 +148,23 @@ impl Algorithm for WinogradF4 {
     }
 }
 
-impl Algorithm for Winograd {
-    const NAME: &'static str = "winograd";
-
-    fn supports(spec: &ConvSpec) -> Result<(), String> {
-        supports(spec)
-    }
-
-    fn prepare<S: Simd>(
-        simd: S,
-        spec: &ConvSpec,
-        weights: &[f32],
-        options: &PlanOptions,
-    ) -> Result<Box<dyn Body>, ConvError> {
-        let machine = Machine { lanes: S::LANES, caches: CacheSizes::detect() };
-        if cost::<F4>(spec, machine) <= cost::<F2>(spec, machine) {
-            prepare::<S, F4>(simd, spec, weights, options)
-        } else {
-            prepare::<S, F2>(simd, spec, weights, options)
-        }
-    }
+/// The plan of the variant that should be faster.
+pub(crate) fn plan(
+    isa: Option<Isa>,
+    spec: &ConvSpec,
+    weights: &[f32],
+    options: &PlanOptions,
+) -> Result<Box<dyn Plan>, ConvError> {
+    let isa = isa
+        .map_or_else(Isa::best, Ok)
+        .map_err(|reason| ConvError::Unavailable { kernel: "winograd".to_owned(), reason })?;
+    let machine = Machine { lanes: isa.lanes(), caches: CacheSizes::detect() };
+    let variant = if cost::<F4>(spec, machine) <= cost::<F2>(spec, machine) {
+        WinogradF4::NAME
+    } else {
+        WinogradF2::NAME
+    };
+    registry::kernel(&format!("{variant}/{isa}"))?.plan(spec, weights, options)
 }
 
 /// What the choice among the variants depends on besides the convolution.

@@ -1,0 +1,90 @@
+//! `run` allocates nothing after a plan's first run: counted by an allocator of this test's own.
+
+use std::alloc::{GlobalAlloc, Layout, System};
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use harness::pinning::Pool;
+use harness::verify::forms;
+use kernels::{ConvSpec, PlanOptions, Workspace};
+
+struct Counting;
+
+static ALLOCATIONS: AtomicUsize = AtomicUsize::new(0);
+
+// SAFETY: every call goes to the system's allocator as it came.
+#[allow(unsafe_code)]
+unsafe impl GlobalAlloc for Counting {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        ALLOCATIONS.fetch_add(1, Ordering::Relaxed);
+        // SAFETY: the caller's promises are the system's.
+        unsafe { System.alloc(layout) }
+    }
+
+    unsafe fn dealloc(&self, p: *mut u8, layout: Layout) {
+        // SAFETY: the caller's promises are the system's.
+        unsafe { System.dealloc(p, layout) }
+    }
+
+    unsafe fn realloc(&self, p: *mut u8, layout: Layout, size: usize) -> *mut u8 {
+        ALLOCATIONS.fetch_add(1, Ordering::Relaxed);
+        // SAFETY: the caller's promises are the system's.
+        unsafe { System.realloc(p, layout, size) }
+    }
+}
+
+#[global_allocator]
+static ALLOCATOR: Counting = Counting;
+
+fn allocations(work: impl FnOnce()) -> usize {
+    let before = ALLOCATIONS.load(Ordering::Relaxed);
+    work();
+    ALLOCATIONS.load(Ordering::Relaxed) - before
+}
+
+/// The only test of this file: others would allocate at the same time.
+#[test]
+fn runs_allocate_nothing() {
+    const SPECS: [&str; 7] = [
+        "n2 c32 h20 w20 o40 k3 p1",
+        "n2 c32 h20 w20 o40 k3 p1 nhwc",
+        "c64 h30 w30 o64 k1",
+        "c64 h30 w30 o64 k1 s2 nhwc",
+        "c64 h40 w40 o64 k3 p1 g64",
+        "c64 h40 w40 o64 k5 s2 p2 g64 nhwc",
+        "c3 h64 w64 o32 k7 s2 p3",
+    ];
+    let pool = Pool::new(2).unwrap();
+    let mut counted = 0;
+    for text in SPECS {
+        let spec: ConvSpec = text.parse().unwrap();
+        let (input, weights) = (vec![1.0; spec.input_len()], vec![1.0; spec.weights_len()]);
+        let bias = vec![1.0; spec.out_channels()];
+        let mut output = vec![0.0; spec.output_len()];
+        for kernel in forms().into_iter().filter(|kernel| kernel.supports(&spec).is_ok()) {
+            for threads in [1, 2] {
+                let options = PlanOptions { threads, ..Default::default() };
+                let plan = kernel.plan(&spec, &weights, &options).unwrap();
+                let mut run = |workspace: &mut Workspace<'_>| {
+                    plan.run(&input, Some(&bias), &mut output, workspace).unwrap();
+                };
+                pool.run(|| {
+                    // A workspace of full size: not even the first run.
+                    let mut full = plan.workspace();
+                    let first = allocations(|| run(&mut full));
+                    // rayon's queues grow once.
+                    assert!(first == 0 || threads > 1, "{} on `{spec}`: {first}", kernel.id());
+                    let mut growing = Workspace::default();
+                    run(&mut growing);
+                    for _ in 0..3 {
+                        let more = allocations(|| run(&mut growing));
+                        assert_eq!(more, 0, "{} on `{spec}` with {threads} threads", kernel.id());
+                        counted += 1;
+                    }
+                });
+            }
+        }
+    }
+    assert!(counted > 100);
+    // The counter counts.
+    assert_eq!(allocations(|| drop(vec![1])), 1);
+}
