@@ -26,3 +26,8 @@ pub mod record;
 pub mod report;
 pub mod strategy;
 pub mod verify;
+
+/// The examples of the README, tested.
+#[cfg(doctest)]
+#[doc = include_str!("../../README.md")]
+pub struct Readme;
