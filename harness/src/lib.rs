@@ -4,8 +4,8 @@
 //!   within the bound that a kernel promises, [`guard`] notices stray writes;
 //! - [`strategy`] draws convolutions for property tests, [`verify`] runs them on every kernel.
 //! - [`layers`] reads layers of networks, [`measure`] times things in turns, [`limits`] measures the
-//!   machine's roofs, [`bench`] makes rows of them, [`record`] writes the rows;
-//! - [`machine`] says what machine it is, [`pinning`] keeps threads on their cores, [`file`] and [`npy`]
+//!   machine's roofs, [`mod@bench`] makes rows of them, [`record`] writes the rows;
+//! - [`machine`] says what machine it is, [`pinning`] keeps threads on their cores, [`mod@file`] and [`npy`]
 //!   write and read files.
 //!
 //! It uses only the public interface of [`kernels`].

@@ -457,7 +457,7 @@ mod tests {
     use std::any::type_name;
 
     use super::*;
-    use crate::simd::{Isa, Token};
+    use crate::simd::on_every_isa;
 
     /// Every tile shape against plain sums, with column tails, both biases, accumulation and limits.
     fn check<S: Simd>(simd: S) {
@@ -523,16 +523,7 @@ mod tests {
 
     #[test]
     fn tiles_of_every_shape_and_isa() {
-        for isa in Isa::ALL {
-            match isa.token() {
-                Ok(Token::Wide(s)) => check(s),
-                #[cfg(target_arch = "x86_64")]
-                Ok(Token::Avx2(s)) => check(s),
-                #[cfg(target_arch = "x86_64")]
-                Ok(Token::Avx512(s)) => check(s),
-                Err(reason) => println!("{isa}: not tested, {reason}"),
-            }
-        }
+        on_every_isa!(s => check(s));
     }
 
     #[test]

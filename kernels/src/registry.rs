@@ -15,7 +15,7 @@ use crate::kernel::{self, Body, Kernel, Plan, PlanOptions, Prepared};
 use crate::naive;
 #[cfg(feature = "pointwise")]
 use crate::pointwise;
-use crate::simd::{Isa, Simd, Token, Wide};
+use crate::simd::{Isa, Simd, Wide, with_token};
 use crate::spec::ConvSpec;
 #[cfg(feature = "winograd")]
 use crate::winograd;
@@ -69,13 +69,8 @@ const fn simd<A: Algorithm>() -> Row {
         plan: |isa, spec, weights, options| {
             let unavailable = |reason| ConvError::Unavailable { kernel: A::NAME.to_owned(), reason };
             let isa = isa.map_or_else(Isa::best, Ok).map_err(unavailable)?;
-            let body = match isa.token().map_err(unavailable)? {
-                Token::Wide(s) => A::prepare(s, spec, weights, options),
-                #[cfg(target_arch = "x86_64")]
-                Token::Avx2(s) => A::prepare(s, spec, weights, options),
-                #[cfg(target_arch = "x86_64")]
-                Token::Avx512(s) => A::prepare(s, spec, weights, options),
-            }?;
+            let token = isa.token().map_err(unavailable)?;
+            let body = with_token!(token, s => A::prepare(s, spec, weights, options))?;
             Ok(Box::new(Prepared::new(spec, format!("{}/{isa}", A::NAME), body)))
         },
     }
@@ -92,9 +87,9 @@ static ROWS: &[Row] = &[
     #[cfg(feature = "winograd")]
     Row { name: "winograd", isas: &Isa::ALL, supports: winograd::supports, plan: winograd::plan },
     #[cfg(feature = "winograd")]
-    simd::<winograd::WinogradF2>(),
+    simd::<winograd::Fixed<winograd::F2>>(),
     #[cfg(feature = "winograd")]
-    simd::<winograd::WinogradF4>(),
+    simd::<winograd::Fixed<winograd::F4>>(),
     #[cfg(feature = "pointwise")]
     simd::<pointwise::Pointwise>(),
     #[cfg(feature = "depthwise")]

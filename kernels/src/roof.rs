@@ -6,20 +6,7 @@
 use std::hint::black_box;
 
 use crate::error::Unavailable;
-use crate::simd::{Isa, Simd, SimdOp, Token};
-
-/// Runs an operation on an instruction set.
-macro_rules! on {
-    ($isa:expr, $op:expr) => {
-        match $isa.token()? {
-            Token::Wide(s) => s.vectorize($op),
-            #[cfg(target_arch = "x86_64")]
-            Token::Avx2(s) => s.vectorize($op),
-            #[cfg(target_arch = "x86_64")]
-            Token::Avx512(s) => s.vectorize($op),
-        }
-    };
-}
+use crate::simd::{Isa, Simd, SimdOp, with_token};
 
 /// Independent sums: more than latency times throughput of a multiply-add on any core, and with two
 /// operands they fit sixteen registers.
@@ -55,7 +42,7 @@ pub fn multiply_adds(isa: Isa, steps: u32) -> Result<u64, Unavailable> {
             2 * 8 * u64::from(self.0) * (CHAINS * S::LANES) as u64
         }
     }
-    Ok(on!(isa, Spin(steps)))
+    Ok(with_token!(isa.token()?, s => s.vectorize(Spin(steps))))
 }
 
 /// Reads every f32 of `data` once, in vectors. Returns the bytes read.
@@ -83,7 +70,7 @@ pub fn read(isa: Isa, data: &[f32]) -> Result<u64, Unavailable> {
             }
         }
     }
-    on!(isa, Read(data));
+    with_token!(isa.token()?, s => s.vectorize(Read(data)));
     Ok(size_of_val(data) as u64)
 }
 
@@ -106,7 +93,7 @@ pub fn write(isa: Isa, data: &mut [f32]) -> Result<u64, Unavailable> {
             }
         }
     }
-    on!(isa, Write(&mut *data));
+    with_token!(isa.token()?, s => s.vectorize(Write(&mut *data)));
     black_box(&data);
     Ok(size_of_val(data) as u64)
 }
@@ -136,7 +123,7 @@ pub fn copy(isa: Isa, from: &[f32], to: &mut [f32]) -> Result<u64, Unavailable> 
         }
     }
     let len = from.len().min(to.len());
-    on!(isa, Copy(&from[..len], &mut to[..len]));
+    with_token!(isa.token()?, s => s.vectorize(Copy(&from[..len], &mut to[..len])));
     black_box(&to);
     Ok(2 * 4 * len as u64)
 }

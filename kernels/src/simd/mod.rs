@@ -204,5 +204,34 @@ pub(crate) enum Token {
     Avx512(Avx512),
 }
 
+/// An expression for whichever instruction set a token is of.
+macro_rules! with_token {
+    ($token:expr, $simd:ident => $body:expr) => {
+        match $token {
+            $crate::simd::Token::Wide($simd) => $body,
+            #[cfg(target_arch = "x86_64")]
+            $crate::simd::Token::Avx2($simd) => $body,
+            #[cfg(target_arch = "x86_64")]
+            $crate::simd::Token::Avx512($simd) => $body,
+        }
+    };
+}
+pub(crate) use with_token;
+
+/// Runs a check with every instruction set that this machine has.
+#[cfg(test)]
+macro_rules! on_every_isa {
+    ($simd:ident => $body:expr) => {
+        for isa in $crate::simd::Isa::ALL {
+            match isa.token() {
+                Ok(token) => $crate::simd::with_token!(token, $simd => $body),
+                Err(reason) => println!("{isa}: not tested, {reason}"),
+            }
+        }
+    };
+}
+#[cfg(test)]
+pub(crate) use on_every_isa;
+
 #[cfg(test)]
 mod tests;

@@ -45,16 +45,7 @@ impl<S: Simd> SimdOp<S> for Check {
 
 #[test]
 fn every_available_isa_computes_like_plain_arithmetic() {
-    for isa in Isa::ALL {
-        match isa.token() {
-            Ok(Token::Wide(s)) => s.vectorize(Check),
-            #[cfg(target_arch = "x86_64")]
-            Ok(Token::Avx2(s)) => s.vectorize(Check),
-            #[cfg(target_arch = "x86_64")]
-            Ok(Token::Avx512(s)) => s.vectorize(Check),
-            Err(reason) => println!("{isa}: not tested, {reason}"),
-        }
-    }
+    on_every_isa!(s => s.vectorize(Check));
 }
 
 #[test]

@@ -58,18 +58,19 @@ mod body;
 mod matrices;
 mod transform;
 
+use std::marker::PhantomData;
+
 use crate::cache::CacheSizes;
 use crate::error::ConvError;
 use crate::kernel::{Accuracy, Body, Plan, PlanOptions};
 use crate::registry::{self, Algorithm};
 use crate::simd::{Isa, Simd};
 use crate::spec::{ConvSpec, Layout};
-use transform::{F2, F4, Variant};
+use transform::Variant;
+pub(crate) use transform::{F2, F4};
 
-/// F(2×2, 3×3).
-pub(crate) struct WinogradF2;
-/// F(4×4, 3×3).
-pub(crate) struct WinogradF4;
+/// One variant.
+pub(crate) struct Fixed<V>(PhantomData<V>);
 
 pub(crate) fn supports(spec: &ConvSpec) -> Result<(), String> {
     let ([kh, kw], [sh, sw], [dh, dw]) = (spec.kernel(), spec.stride(), spec.dilation());
@@ -98,24 +99,8 @@ pub(crate) fn supports(spec: &ConvSpec) -> Result<(), String> {
 /// Most f32s of scratch memory for a thread: 64 MiB, beyond what any real layer needs.
 const MOST_SCRATCH: usize = 16 << 20;
 
-fn prepare<S: Simd, V: Variant>(
-    simd: S,
-    spec: &ConvSpec,
-    weights: &[f32],
-    options: &PlanOptions,
-) -> Result<Box<dyn Body>, ConvError> {
-    if options.accuracy == Accuracy::Strict {
-        return Err(ConvError::Option {
-            option: "accuracy",
-            value: "Strict".to_owned(),
-            expected: "Standard for a Winograd kernel",
-        });
-    }
-    body::prepare::<S, V>(simd, spec, weights, options)
-}
-
-impl Algorithm for WinogradF2 {
-    const NAME: &'static str = "winograd-f2";
+impl<V: Variant> Algorithm for Fixed<V> {
+    const NAME: &'static str = V::NAME;
 
     fn supports(spec: &ConvSpec) -> Result<(), String> {
         supports(spec)
@@ -127,24 +112,14 @@ impl Algorithm for WinogradF2 {
         weights: &[f32],
         options: &PlanOptions,
     ) -> Result<Box<dyn Body>, ConvError> {
-        prepare::<S, F2>(simd, spec, weights, options)
-    }
-}
-
-impl Algorithm for WinogradF4 {
-    const NAME: &'static str = "winograd-f4";
-
-    fn supports(spec: &ConvSpec) -> Result<(), String> {
-        supports(spec)
-    }
-
-    fn prepare<S: Simd>(
-        simd: S,
-        spec: &ConvSpec,
-        weights: &[f32],
-        options: &PlanOptions,
-    ) -> Result<Box<dyn Body>, ConvError> {
-        prepare::<S, F4>(simd, spec, weights, options)
+        if options.accuracy == Accuracy::Strict {
+            return Err(ConvError::Option {
+                option: "accuracy",
+                value: "Strict".to_owned(),
+                expected: "Standard for a Winograd kernel",
+            });
+        }
+        body::prepare::<S, V>(simd, spec, weights, options)
     }
 }
 
@@ -159,11 +134,7 @@ pub(crate) fn plan(
         .map_or_else(Isa::best, Ok)
         .map_err(|reason| ConvError::Unavailable { kernel: "winograd".to_owned(), reason })?;
     let machine = Machine { lanes: isa.lanes(), caches: CacheSizes::detect() };
-    let variant = if cost::<F4>(spec, machine) <= cost::<F2>(spec, machine) {
-        WinogradF4::NAME
-    } else {
-        WinogradF2::NAME
-    };
+    let variant = if cost::<F4>(spec, machine) <= cost::<F2>(spec, machine) { F4::NAME } else { F2::NAME };
     registry::kernel(&format!("{variant}/{isa}"))?.plan(spec, weights, options)
 }
 

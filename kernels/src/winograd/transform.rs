@@ -12,6 +12,8 @@ pub(super) type Line<S> = [<S as Simd>::F32; MOST_ALPHA];
 
 /// F(m×m, 3×3).
 pub(super) trait Variant: std::fmt::Debug + Send + Sync + 'static {
+    /// The kernel's name.
+    const NAME: &'static str;
     /// Output rows and columns of a tile.
     const M: usize;
     /// Input rows and columns of a tile: m + 2.
@@ -26,9 +28,10 @@ pub(super) trait Variant: std::fmt::Debug + Send + Sync + 'static {
 
 /// F(2×2, 3×3).
 #[derive(Debug)]
-pub(super) struct F2;
+pub(crate) struct F2;
 
 impl Variant for F2 {
+    const NAME: &'static str = "winograd-f2";
     const M: usize = 2;
     const ALPHA: usize = 4;
     const TRANSFORM: &'static WinogradTransform = &matrices::F2;
@@ -50,9 +53,10 @@ impl Variant for F2 {
 
 /// F(4×4, 3×3).
 #[derive(Debug)]
-pub(super) struct F4;
+pub(crate) struct F4;
 
 impl Variant for F4 {
+    const NAME: &'static str = "winograd-f4";
     const M: usize = 4;
     const ALPHA: usize = 6;
     const TRANSFORM: &'static WinogradTransform = &matrices::F4;
@@ -95,7 +99,7 @@ mod tests {
     use std::any::type_name;
 
     use super::*;
-    use crate::simd::{Isa, SimdOp, Token};
+    use crate::simd::{SimdOp, on_every_isa};
 
     struct Check<V>(std::marker::PhantomData<V>);
 
@@ -130,15 +134,6 @@ mod tests {
 
     #[test]
     fn code_and_matrices_agree() {
-        for isa in Isa::ALL {
-            match isa.token() {
-                Ok(Token::Wide(s)) => check(s),
-                #[cfg(target_arch = "x86_64")]
-                Ok(Token::Avx2(s)) => check(s),
-                #[cfg(target_arch = "x86_64")]
-                Ok(Token::Avx512(s)) => check(s),
-                Err(reason) => println!("{isa}: not tested, {reason}"),
-            }
-        }
+        on_every_isa!(s => check(s));
     }
 }
