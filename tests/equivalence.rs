@@ -8,49 +8,21 @@ use std::path::Path;
 
 use harness::data::Kind;
 use harness::strategy::Case;
-use harness::verify::{Request, forms, missing_isas, run_case, verify};
-use kernels::{Activation, ConvSpec, Kernel, PlanOptions};
+use harness::verify::{Request, forms, missing_isas, on_all_cores, run_case, verify};
+use kernels::{Activation, ConvSpec, PlanOptions};
 
 const CASES: u64 = 1000;
 
-/// One thread for each core works through the kernels.
-fn on_all_cores(work: impl Fn(&'static dyn Kernel) + Sync) {
-    let kernels = std::sync::Mutex::new(forms());
-    let next = || kernels.lock().unwrap().pop();
-    std::thread::scope(|scope| {
-        for _ in 0..std::thread::available_parallelism().map_or(1, usize::from) {
-            scope.spawn(|| {
-                while let Some(kernel) = next() {
-                    work(kernel);
-                }
-            });
-        }
-    });
-}
-
 #[test]
 fn random_cases() {
-    let summaries = std::sync::Mutex::new(Vec::new());
-    on_all_cores(|kernel| {
-        let request = Request { cases: CASES, seed: 20_240_601, kernels: vec![kernel] };
-        let summary = verify(&request, &mut |_, _| true);
-        summaries.lock().unwrap().push(summary);
-    });
-    let summaries = summaries.into_inner().unwrap();
-    for count in summaries.iter().flat_map(|summary| &summary.counts) {
-        println!("{:24} {} cases", count.kernel, count.cases);
-    }
-    let failures: Vec<String> =
-        summaries.iter().flat_map(|summary| &summary.failures).map(ToString::to_string).collect();
+    let request = Request { cases: CASES, seed: 20_240_601, kernels: Vec::new() };
+    let summary = verify(&request, &|_| true);
+    let failures: Vec<String> = summary.failures.iter().map(ToString::to_string).collect();
     assert!(failures.is_empty(), "{} kernels fail:\n{}", failures.len(), failures.join("\n"));
-    for kernel in forms() {
-        let cases: u64 = summaries
-            .iter()
-            .flat_map(|summary| &summary.counts)
-            .filter(|count| count.kernel == kernel.id())
-            .map(|count| count.cases)
-            .sum();
-        assert!(cases >= CASES, "{} ran only {cases} cases", kernel.id());
+    assert_eq!(summary.counts.len(), forms().len());
+    for count in &summary.counts {
+        println!("{:24} {} cases", count.kernel, count.cases);
+        assert_eq!(count.cases, CASES, "{}", count.kernel);
     }
 }
 
@@ -71,7 +43,7 @@ fn cases_that_once_failed() {
         .map(|line| line.parse().unwrap_or_else(|error| panic!("`{line}`: {error}")))
         .collect();
     assert!(!specs.is_empty());
-    on_all_cores(|kernel| {
+    on_all_cores(&forms(), |kernel| {
         for spec in specs.iter().filter(|spec| kernel.supports(spec).is_ok()) {
             for (kind, threads) in [(Kind::Integer, 1), (Kind::Real, 2), (Kind::Adversarial, 3)] {
                 let options = PlanOptions {

@@ -1,5 +1,7 @@
 //! Runs kernels on generated cases and on given ones, and says which outputs are wrong.
 
+use std::sync::atomic::{AtomicUsize, Ordering};
+
 use kernels::{ConvSpec, Isa, Kernel, Plan, PlanOptions, Workspace};
 use proptest::strategy::{Strategy, ValueTree};
 use proptest::test_runner::{Config, RngAlgorithm, TestRng, TestRunner};
@@ -7,6 +9,7 @@ use proptest::test_runner::{Config, RngAlgorithm, TestRng, TestRunner};
 use crate::check::{Exactness, Sampling, verdict};
 use crate::data::{self, Kind};
 use crate::guard::Guarded;
+use crate::pinning::cores;
 use crate::strategy::{Case, case_for};
 
 /// A kernel that gave a wrong result, and how to see it again.
@@ -217,28 +220,58 @@ pub fn forms() -> Vec<&'static dyn Kernel> {
         .collect()
 }
 
-/// Runs generated cases on kernels. `progress` is told the kernel and how many cases it has done, and
-/// stops the run by returning false.
-pub fn verify(request: &Request, progress: &mut dyn FnMut(&str, u64) -> bool) -> Summary {
+/// Runs generated cases on kernels, several kernels at once on as many cores as there are. `progress` is
+/// told the kernel before each case, and stops the run by returning false.
+pub fn verify(request: &Request, progress: &(dyn Fn(&str) -> bool + Sync)) -> Summary {
     let all = forms();
     let kernels = if request.kernels.is_empty() { &all } else { &request.kernels };
-    let mut summary = Summary::default();
-    for &kernel in kernels {
+    let one = |kernel: &'static dyn Kernel| {
         let mut count = Count { kernel: kernel.id().to_owned(), cases: 0 };
         for case in 0..request.cases {
-            if !progress(kernel.id(), case) {
-                summary.counts.push(count);
-                return summary;
+            if !progress(kernel.id()) {
+                break;
             }
             count.cases += 1;
             if let Err(failure) = run_seed(kernel, request.seed.wrapping_add(case)) {
-                summary.failures.push(*failure);
-                break;
+                return (count, Some(*failure));
             }
         }
+        (count, None)
+    };
+    let mut summary = Summary::default();
+    for (count, failure) in on_all_cores(kernels, one) {
         summary.counts.push(count);
+        summary.failures.extend(failure);
     }
     summary
+}
+
+/// Works through kernels with a thread for each core; results come in the kernels' order.
+pub fn on_all_cores<T: Send>(
+    kernels: &[&'static dyn Kernel],
+    work: impl Fn(&'static dyn Kernel) -> T + Sync,
+) -> Vec<T> {
+    let next = AtomicUsize::new(0);
+    let mut results: Vec<(usize, T)> = std::thread::scope(|scope| {
+        let threads: Vec<_> = (0..cores().min(kernels.len()))
+            .map(|_| {
+                scope.spawn(|| {
+                    let mut done = Vec::new();
+                    loop {
+                        let index = next.fetch_add(1, Ordering::Relaxed);
+                        match kernels.get(index) {
+                            Some(kernel) => done.push((index, work(*kernel))),
+                            None => return done,
+                        }
+                    }
+                })
+            })
+            .collect();
+        let resume = |panic| std::panic::resume_unwind(panic);
+        threads.into_iter().flat_map(|thread| thread.join().unwrap_or_else(resume)).collect()
+    });
+    results.sort_by_key(|(index, _)| *index);
+    results.into_iter().map(|(_, result)| result).collect()
 }
 
 /// Instruction sets that `CONV_REQUIRE_ISA` names but that could not be tested here, with the reason.

@@ -9,7 +9,7 @@ use crate::gemm::{Pass, filters_by_pixels};
 use crate::kernel::{Body, PlanOptions};
 use crate::parallel;
 use crate::partition::{Partition, Partitioned, Shared, Unit, Worker};
-use crate::simd::Simd;
+use crate::simd::{Simd, SimdOp};
 use crate::spec::ConvSpec;
 use crate::weights::{self, Order, Strips};
 
@@ -71,8 +71,8 @@ impl<S: Simd> Worker for Nchw<S> {
             let pass = Pass::of(index, total, self.steps, &self.options, bias);
             let panels = scratch.chunks_exact_mut(pass.steps.len() * S::NR);
             for (first, panel) in unit.pixels.clone().step_by(S::NR).zip(panels) {
-                let end = (first + S::NR).min(unit.pixels.end);
-                self.pack(planes, &pass.steps, first..end, panel);
+                let pixels = first..(first + S::NR).min(unit.pixels.end);
+                self.simd.vectorize(Pack { worker: self, planes, steps: pass.steps.clone(), pixels, panel });
             }
             // SAFETY: the unit's output elements belong to it alone.
             unsafe {
@@ -92,28 +92,42 @@ impl<S: Simd> Worker for Nchw<S> {
     }
 }
 
-impl<S: Simd> Nchw<S> {
-    /// Packs a panel: of all steps (channel, r, s) those in `steps`, for some output pixels.
-    fn pack(&self, planes: &[f32], steps: &Range<usize>, pixels: Range<usize>, panel: &mut [f32]) {
-        let (kernel_width, width) = (self.spec.kernel()[1], self.spec.out_width());
-        if pixels.len() < S::NR {
-            panel.fill(0.0);
+/// Packs a panel: of all steps (channel, r, s) those in `steps`, for some output pixels.
+struct Pack<'a, S> {
+    worker: &'a Nchw<S>,
+    planes: &'a [f32],
+    steps: Range<usize>,
+    pixels: Range<usize>,
+    panel: &'a mut [f32],
+}
+
+impl<S: Simd> SimdOp<S> for Pack<'_, S> {
+    type Output = ();
+    #[inline(always)]
+    fn eval(mut self, simd: S) {
+        let spec = &self.worker.spec;
+        let (kernel_width, width) = (spec.kernel()[1], spec.out_width());
+        if self.pixels.len() < S::NR {
+            self.panel.fill(0.0);
         }
-        let mut pixel = pixels.start;
-        while pixel < pixels.end {
-            let (y, x) = (pixel / width, pixel % width);
-            let run = Run { y, x, lane: pixel - pixels.start, len: (width - x).min(pixels.end - pixel) };
+        let mut pixel = self.pixels.start;
+        while pixel < self.pixels.end {
+            let (y, x, lane) = (pixel / width, pixel % width, pixel - self.pixels.start);
+            let run = Run { y, x, lane, len: (width - x).min(self.pixels.end - pixel) };
             for s in 0..kernel_width {
-                self.pack_run(planes, steps, run, s, panel);
+                self.run(simd, run, s);
             }
             pixel += run.len;
         }
     }
+}
 
+impl<S: Simd> Pack<'_, S> {
     /// Packs a run of pixels for all steps with kernel column `s`: which of its pixels lie in the
     /// padding is the same for all of them.
-    fn pack_run(&self, planes: &[f32], steps: &Range<usize>, run: Run, s: usize, panel: &mut [f32]) {
-        let spec = &self.spec;
+    #[inline(always)]
+    fn run(&mut self, simd: S, run: Run, s: usize) {
+        let (spec, steps) = (&self.worker.spec, &self.steps);
         let [kernel_height, kernel_width] = spec.kernel();
         let (stride, left) = (spec.stride()[1], spec.padding().left);
         let shift = s * spec.dilation()[1];
@@ -129,15 +143,15 @@ impl<S: Simd> Nchw<S> {
         let mut k = steps.start + (s + kernel_width - steps.start % kernel_width) % kernel_width;
         let (mut c, mut r) = (k / kernel_width / kernel_height, k / kernel_width % kernel_height);
         while k < steps.end {
-            let to = &mut panel[(k - steps.start) * S::NR + run.lane..][..run.len];
+            let to = &mut self.panel[(k - steps.start) * S::NR + run.lane..][..run.len];
             let y = (row + r * spec.dilation()[0]).checked_sub(spec.padding().top);
             match y.filter(|&y| y < spec.in_height() && inside > 0) {
                 Some(y) => {
                     let start = (c * spec.in_height() + y) * spec.in_width() + first * stride + shift - left;
-                    let from = &planes[start..start + (inside - 1) * stride + 1];
+                    let from = &self.planes[start..start + (inside - 1) * stride + 1];
                     to[..before].fill(0.0);
                     to[before + inside..].fill(0.0);
-                    copy_strided(from, stride, &mut to[before..before + inside]);
+                    copy(simd, from, stride, &mut to[before..before + inside]);
                 }
                 None => to.fill(0.0),
             }
@@ -152,16 +166,22 @@ impl<S: Simd> Nchw<S> {
 
 /// `to[i] = from[i * stride]`. Runs are at most a tile wide: too short to pay for a call of memcpy.
 #[inline(always)]
-fn copy_strided(from: &[f32], stride: usize, to: &mut [f32]) {
-    if stride == 1 {
-        for (to, from) in to.chunks_mut(8).zip(from.chunks(8)) {
-            if let (Some(to), Some(from)) = (to.first_chunk_mut::<8>(), from.first_chunk::<8>()) {
-                *to = *from;
-            } else {
-                to.iter_mut().zip(from).for_each(|(to, from)| *to = *from);
-            }
-        }
-    } else {
+fn copy<S: Simd>(simd: S, from: &[f32], stride: usize, to: &mut [f32]) {
+    if stride > 1 {
         to.iter_mut().zip(from.iter().step_by(stride)).for_each(|(to, from)| *to = *from);
+        return;
+    }
+    let len = to.len().min(from.len());
+    let (mut to, mut from) = (to.as_mut_ptr(), from.as_ptr());
+    // SAFETY: both have `len` f32s, and the pointers move through them.
+    unsafe {
+        for _ in 0..len / S::LANES {
+            simd.store(to, simd.load(from));
+            (to, from) = (to.add(S::LANES), from.add(S::LANES));
+        }
+        let rest = len % S::LANES;
+        if rest > 0 {
+            simd.store_partial(to, simd.load_partial(from, rest), rest);
+        }
     }
 }

@@ -33,7 +33,7 @@ pub(crate) fn verify(args: &args::Verify, out: &mut dyn Write) -> Outcome {
     let bar = progress::bar(args.cases.saturating_mul(kernels.len() as u64));
     let (cases, count) = (args.cases, kernels.len());
     let request = Request { cases, seed: args.seed, kernels };
-    let summary = harness::verify::verify(&request, &mut |kernel, _| {
+    let summary = harness::verify::verify(&request, &|kernel| {
         bar.set_message(kernel.to_owned());
         bar.inc(1);
         !progress::interrupted()
