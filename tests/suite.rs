@@ -12,6 +12,12 @@ fn read(path: &str) -> String {
     fs::read_to_string(root().join(path)).unwrap_or_else(|error| panic!("{path}: {error}"))
 }
 
+/// The documentation that opens `kernels`.
+fn front_page() -> String {
+    let source = read("kernels/src/lib.rs");
+    source.lines().filter(|line| line.starts_with("//!")).collect::<Vec<_>>().join("\n")
+}
+
 /// A file of `tests/` or `benches/` that harness does not declare would silently never be run.
 #[test]
 fn every_test_and_bench_is_declared() {
@@ -34,7 +40,7 @@ fn every_test_and_bench_is_declared() {
 /// The front page names every kernel.
 #[test]
 fn documents_name_every_kernel() {
-    let (front, readme) = (read("kernels/src/lib.rs"), read("README.md"));
+    let (front, readme) = (front_page(), read("README.md"));
     for kernel in kernels::kernels().filter(|kernel| kernel.isa().is_none()) {
         let (family, variant) = kernel.id().split_once("-f").map_or((kernel.id(), ""), |(a, b)| (a, b));
         assert!(front.contains(family) && front.contains(variant), "{} in kernels/src/lib.rs", kernel.id());
@@ -47,7 +53,7 @@ fn documents_name_every_kernel() {
 fn documents_name_every_feature() {
     let manifest = read("kernels/Cargo.toml");
     let features = manifest.split("[features]").nth(1).unwrap().split("\n[").next().unwrap();
-    let front = read("kernels/src/lib.rs");
+    let front = front_page();
     for line in features.lines().filter(|line| line.contains('=') && !line.starts_with('#')) {
         let feature = line.split('=').next().unwrap().trim();
         assert!(feature == "default" || front.contains(&format!("`{feature}`")), "{feature}");
