@@ -110,8 +110,7 @@ pub fn verdict(
         let expected = oracle.at(position);
         let got = output[oracle.index(position)];
         let want = activate(expected.value);
-        // Products below the smallest normal number lose up to half the smallest subnormal each.
-        let underflow = (bound + 1.0) * f64::from(f32::from_bits(1));
+        let underflow = bound * f64::from(f32::from_bits(1)) * expected.underflow;
         let allowed = if exact { 0.0 } else { bound * UNIT_ROUNDOFF * expected.scale + underflow };
         // The activation may bring the two nearer, never further apart.
         let error = (f64::from(got) - want).abs();

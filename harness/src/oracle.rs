@@ -20,6 +20,9 @@ pub struct Expected {
     pub value: f64,
     /// What the error model multiplies with k·u.
     pub scale: f64,
+    /// What it multiplies with k·2⁻¹⁴⁹, the smallest number above 0: what numbers too small for a normal
+    /// f32 may lose.
+    pub underflow: f64,
 }
 
 /// The reference of one convolution.
@@ -149,8 +152,9 @@ impl<'a> Oracle<'a> {
             let previous = f64::from(self.tensors.previous[self.index(position)]);
             (value, extra) = (value + previous, extra + previous.abs());
         }
-        let scale = self.winograd.as_ref().map_or(sum, |winograd| self.winograd_scale(winograd, position));
-        Expected { value, scale: scale + extra }
+        let (scale, underflow) =
+            self.winograd.as_ref().map_or((sum, 1.0), |winograd| self.winograd_scales(winograd, position));
+        Expected { value, scale: scale + extra, underflow }
     }
 
     /// The input, or zero where a (wrapped) coordinate lies outside.
@@ -169,8 +173,9 @@ impl<'a> Oracle<'a> {
     }
 
     /// Σ over channels of |Aᵀ|(|G g Gᵀ| ⊙ (|Bᵀ||d||B|))|A| for the tile that holds the position; tiles
-    /// lie side by side from output (0, 0).
-    fn winograd_scale(&self, winograd: &Winograd, [n, o, y, x]: Position) -> f64 {
+    /// lie side by side from output (0, 0). And the scale of what underflow loses, as
+    /// [`ErrorModel::Winograd`] has it.
+    fn winograd_scales(&self, winograd: &Winograd, [n, o, y, x]: Position) -> (f64, f64) {
         let transform = winograd.transform;
         let (m, r) = (transform.output, transform.kernel);
         let alpha = m + r - 1;
@@ -197,13 +202,17 @@ impl<'a> Oracle<'a> {
         });
         let elements = alpha * alpha;
         let (row, column) = (transform.at[y % m], transform.at[x % m]);
-        let mut total = 0.0;
+        let row_sums = transform.bt.iter().map(|row| row.iter().map(|x| x.abs()).sum::<f64>());
+        let most = row_sums.fold(0.0, f64::max);
+        let (mut scale, mut underflow) = (0.0, 0.0);
         for (u, v) in u.chunks(elements).zip(v.chunks(elements).skip(first)) {
             for (element, (u, v)) in u.iter().zip(v).enumerate() {
-                total += (row[element / alpha] * column[element % alpha]).abs() * u * v;
+                let factor = (row[element / alpha] * column[element % alpha]).abs();
+                scale += factor * u * v;
+                underflow += factor * (most * u + v + 1.0);
             }
         }
-        total
+        (scale, underflow)
     }
 }
 
@@ -248,7 +257,7 @@ mod tests {
         let oracle = Oracle::new(&spec, &tensors, &options, true, ErrorModel::Sum { k: 1.0 });
         assert_eq!(oracle.output_size(), [2, 2]);
         // 1·1 + 2·2 + 3·4 + 4·5 = 37
-        assert_eq!(oracle.at([0, 0, 0, 0]), Expected { value: 47.5, scale: 47.5 });
+        assert_eq!(oracle.at([0, 0, 0, 0]), Expected { value: 47.5, scale: 47.5, underflow: 1.0 });
         // 1·5 + 2·6 + 3·8 + 4·9 = 77
         assert_eq!(oracle.at([0, 0, 1, 1]).value, 87.5);
     }

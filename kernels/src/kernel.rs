@@ -196,13 +196,18 @@ pub enum ErrorModel {
     /// 2²⁴ give the exact result.
     ///
     /// `k` is the number of roundings that one term can go through: one for its product, one for
-    /// each of the additions (terms of the sum, bias, previous output).
+    /// each of the additions (terms of the sum, bias, previous output). Where products are too small
+    /// for a normal f32, add `k`·2⁻¹⁴⁹.
     Sum {
         /// The factor k.
         k: f64,
     },
     /// Winograd's F(m×m, r×r): |ŷ − y| ≤ `k`·u·(Σ over channels of |Aᵀ|(|G g Gᵀ| ⊙ (|Bᵀ||d||B|))|A|
     /// + |bias| + |previous output|), with `transform`'s matrices and the tile's own input d.
+    ///
+    /// Where intermediate results are too small for a normal f32, each rounding loses up to 2⁻¹⁵⁰ whatever
+    /// its size, and what it loses is multiplied on its way as the result itself: add `k`·2⁻¹⁴⁹·(Σ over
+    /// channels of |Aᵀ|(ρ|G g Gᵀ| + |Bᵀ||d||B| + 1)|A|), ρ the largest sum of a row of |Bᵀ|.
     Winograd {
         /// The factor k.
         k: f64,
