@@ -4,19 +4,24 @@
 //! `CONV_NETWORK=resnet50,vgg16` takes the layers of those networks instead. With a filter or any other
 //! option of criterion there is no ranking.
 
+use std::cell::RefCell;
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
 use criterion::measurement::{Measurement, ValueFormatter, WallTime};
 use criterion::{Criterion, Throughput};
-use harness::bench::{Observer, Request, blank, usual, verified};
+use harness::bench::{BASELINE, Observer, Request, blank, usual, verified};
 use harness::data::{Kind, tensors};
+use harness::engine::{Engine, Io, Ours};
 use harness::file::write_whole;
 use harness::layers::{Layer, network};
 use harness::machine::{self, Machine};
 use harness::pinning::{Pool, cores};
-use harness::record::{Record, SCHEMA};
+use harness::provenance::Run;
+use harness::record::{Clock, Record, SCHEMA};
 use harness::report::{markdown, ranking_text};
+use kernels::Workspace;
 
 /// Wall time, with throughput in GFLOP/s.
 struct Gflops(WallTime);
@@ -75,27 +80,30 @@ impl ValueFormatter for Gflops {
 
 fn criterion_runs(criterion: &mut Criterion<Gflops>, layers: &[Layer], pools: &[Pool]) -> Result<(), String> {
     for layer in layers {
-        machine::check_memory(&layer.spec, 1)?;
+        machine::check_memory(&layer.spec, 1, 1)?;
         let tensors = tensors(&layer.spec, Kind::Real, 0);
-        let mut output = tensors.previous.clone();
+        let output = RefCell::new(tensors.previous.clone());
+        let workspace = RefCell::new(Workspace::default());
+        let io = Io { tensors: &tensors, output: &output, workspace: &workspace };
+        let kernels: Vec<Ours> = usual(layer).into_iter().map(Ours).collect();
         for pool in pools {
             let mut group = criterion.benchmark_group(format!("{}/{}t", layer.name, pool.threads()));
             group.throughput(Throughput::Elements(layer.spec.flops()));
-            for kernel in usual(layer) {
-                let mut plan = None;
+            for kernel in &kernels {
+                let mut prepared = None;
                 let mut failure = None;
                 group.bench_function(kernel.id(), |bencher| {
                     // Not before the filter has let it through.
-                    if plan.is_none() && failure.is_none() {
-                        let mut row = blank(layer, kernel, pool);
-                        match verified(kernel, layer, &tensors, &mut output, pool, &mut row) {
-                            Ok(verified) => plan = Some(verified),
-                            Err((_, reason)) => failure = Some(reason),
+                    if prepared.is_none() && failure.is_none() {
+                        let mut row = blank(layer, kernel, pool, Clock::Warm, None);
+                        match verified(kernel, layer, io, pool, &mut row) {
+                            Ok(right) => prepared = Some(right),
+                            Err(refusal) => failure = Some(refusal.reason),
                         }
                     }
-                    let output = &mut output[..];
-                    bencher.iter_custom(|repeats| match &mut plan {
-                        Some(plan) => plan.time(&tensors, output, pool, repeats),
+                    bencher.iter_custom(|repeats| match &mut prepared {
+                        // A run that worked once fails only with the machine.
+                        Some(prepared) => prepared.time(repeats).unwrap_or_default(),
                         None => Duration::from_nanos(1),
                     });
                 });
@@ -115,7 +123,7 @@ struct Progress {
 }
 
 impl Observer for Progress {
-    fn next(&mut self, layer: &Layer, threads: usize) {
+    fn next(&mut self, layer: &Layer, threads: usize, _: Clock) {
         self.done += 1;
         println!("ranking {}/{}: {}, {threads} threads", self.done, self.of, layer.name);
     }
@@ -130,8 +138,17 @@ impl Observer for Progress {
 fn ranking(layers: Vec<Layer>, pools: &[Pool]) -> Result<(), String> {
     let threads: Vec<usize> = pools.iter().map(Pool::threads).collect();
     let mut progress = Progress { done: 0, of: layers.len() * threads.len() };
-    let request =
-        Request { layers, kernels: Vec::new(), threads, time: Duration::from_millis(250), roofs: true };
+    let request = Request {
+        layers,
+        kernels: Vec::new(),
+        peers: Vec::new(),
+        threads,
+        clocks: vec![Clock::Warm],
+        time: Duration::from_millis(250),
+        roofs: true,
+        baseline: BASELINE.to_owned(),
+        run: Arc::new(Run::new("cargo bench".to_owned())),
+    };
     let rows = harness::bench::bench(&request, &mut progress)?;
     println!("\n{}", ranking_text(&rows));
     let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).with_file_name("convbench");

@@ -1,37 +1,83 @@
-//! Rows of a benchmark: every kernel on every layer, verified, then timed in turns.
+//! Rows of a benchmark: every engine on every layer, verified, then timed in turns.
 
-use std::time::{Duration, Instant};
+use std::cell::RefCell;
+use std::sync::Arc;
+use std::time::Duration;
 
-use kernels::{ErrorModel, Isa, Kernel, Layout, Plan, PlanOptions, Workspace, roof};
+use kernels::{CacheSizes, ErrorModel, Isa, Kernel, Layout, PlanOptions, Workspace};
 
 use crate::check::{Exactness, Sampling, verdict};
 use crate::data::{self, Kind, Tensors};
+use crate::engine::{Engine, Facts, Io, Ours, Prepared, Refusal};
 use crate::layers::Layer;
+use crate::limits::{Level, Peak, Roof, Stream, Traffic, level_of};
 use crate::machine;
-use crate::measure::{Effort, Statistics, Subject, in_turns};
+use crate::measure::{Sample, Spent, Subject, in_turns};
 use crate::pinning::Pool;
-use crate::record::{Record, Role, SCHEMA, Status};
+use crate::provenance::Run;
+use crate::record::{Clock, Record, Role, Roofs, SCHEMA, Status};
+use crate::rotation::{Ballast, Rotation, sets_and_ballast};
+use crate::statistics::{Ratio, Statistics};
 
 /// What to measure.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub struct Request {
     /// The layers.
     pub layers: Vec<Layer>,
     /// The kernels; empty means [`usual`].
     pub kernels: Vec<&'static dyn Kernel>,
+    /// Other libraries.
+    pub peers: Vec<Box<dyn Engine>>,
     /// Numbers of threads.
     pub threads: Vec<usize>,
+    /// States of the caches.
+    pub clocks: Vec<Clock>,
     /// Time for the samples of each row.
     pub time: Duration,
-    /// Whether the multiply-add peak is measured beside each row.
+    /// Whether the machine's roofs are measured beside each row.
     pub roofs: bool,
+    /// The id that speeds are compared with.
+    pub baseline: String,
+    /// The run that the rows are of.
+    pub run: Arc<Run>,
+}
+
+/// What speeds are compared with when nothing else is asked for: the method of most frameworks, on every
+/// layer.
+pub const BASELINE: &str = "im2col-gemm";
+
+impl Request {
+    /// Rows of a layer, as far as can be known before, with the second of the first kernel.
+    pub fn rows_of(&self, layer: &Layer) -> usize {
+        self.engines(layer).len() + 1
+    }
+
+    fn engines<'a>(&'a self, layer: &Layer) -> Vec<Candidate<'a>> {
+        let kernels = if self.kernels.is_empty() { usual(layer) } else { self.kernels.clone() };
+        let ours = kernels.into_iter().map(|kernel| Candidate::Ours(Ours(kernel)));
+        ours.chain(self.peers.iter().map(|peer| Candidate::Peer(peer.as_ref()))).collect()
+    }
+}
+
+enum Candidate<'a> {
+    Ours(Ours),
+    Peer(&'a dyn Engine),
+}
+
+impl Candidate<'_> {
+    fn engine(&self) -> &dyn Engine {
+        match self {
+            Candidate::Ours(ours) => ours,
+            Candidate::Peer(peer) => *peer,
+        }
+    }
 }
 
 /// Follows a benchmark.
 pub trait Observer {
-    /// The next rows are of this layer and number of threads.
-    fn next(&mut self, layer: &Layer, threads: usize);
-    /// Rows of a layer and a number of threads are complete.
+    /// The next rows are of this layer, number of threads and state of the caches.
+    fn next(&mut self, layer: &Layer, threads: usize, clock: Clock);
+    /// Rows of a layer, a number of threads and a state of the caches are complete.
     fn rows(&mut self, rows: &[Record]);
     /// Whether to go on; asked often.
     fn carry_on(&mut self) -> bool;
@@ -59,123 +105,247 @@ pub fn bench(request: &Request, observer: &mut dyn Observer) -> Result<Vec<Recor
     let mut all = Vec::new();
     for layer in &request.layers {
         for pool in &pools {
-            if !observer.carry_on() {
-                return Ok(all);
-            }
-            observer.next(layer, pool.threads());
-            let kernels = if request.kernels.is_empty() { usual(layer) } else { request.kernels.clone() };
-            if let Some(rows) = layer_rows(layer, &kernels, pool, request, observer) {
-                observer.rows(&rows);
-                all.extend(rows);
+            for &clock in &request.clocks {
+                if !observer.carry_on() {
+                    return Ok(all);
+                }
+                observer.next(layer, pool.threads(), clock);
+                if let Some(rows) = layer_rows(layer, pool, clock, request, observer) {
+                    observer.rows(&rows);
+                    all.extend(rows);
+                }
             }
         }
     }
     Ok(all)
 }
 
-/// A plan that gave a right result, with the memory it needs.
-#[derive(Debug)]
-pub struct Verified {
-    plan: Box<dyn Plan>,
-    workspace: Workspace<'static>,
-}
-
-impl Verified {
-    /// Runs so many times in the pool; how long that took.
-    pub fn time(&mut self, tensors: &Tensors, output: &mut [f32], pool: &Pool, repeats: u64) -> Duration {
-        pool.run(|| {
-            let start = Instant::now();
-            for _ in 0..repeats {
-                // It ran once already with such buffers.
-                let result = self.plan.run(&tensors.input, Some(&tensors.bias), output, &mut self.workspace);
-                debug_assert!(result.is_ok());
-            }
-            start.elapsed()
-        })
-    }
+/// An engine that has given a right result, with the row that tells of it.
+struct Contender<'a> {
+    row: usize,
+    rotation: Rotation<'a>,
+    own_flops: Option<u64>,
 }
 
 /// The rows of a layer; nothing if stopped meanwhile.
 fn layer_rows(
     layer: &Layer,
-    kernels: &[&'static dyn Kernel],
     pool: &Pool,
+    clock: Clock,
     request: &Request,
     observer: &mut dyn Observer,
 ) -> Option<Vec<Record>> {
-    let mut rows: Vec<Record> = kernels.iter().map(|kernel| blank(layer, *kernel, pool)).collect();
-    if let Err(reason) = machine::check_memory(&layer.spec, kernels.len()) {
+    let engines = request.engines(layer);
+    let engine = |row: usize| engines[row].engine();
+    let mut rows: Vec<Record> =
+        (0..engines.len()).map(|row| blank(layer, engine(row), pool, clock, Some(&request.run))).collect();
+    let caches = CacheSizes::detect();
+    let (sets, ballast) = match clock {
+        Clock::Warm => (1, 0),
+        Clock::Cold => sets_and_ballast(layer.spec.min_bytes(), caches),
+    };
+    if let Err(reason) = machine::check_memory(&layer.spec, engines.len() + 1, sets) {
         for row in &mut rows {
             (row.status, row.reason) = (Status::TooLarge, Some(reason.clone()));
         }
         return Some(rows);
     }
     let tensors = data::tensors(&layer.spec, Kind::Real, 0);
-    let mut output = tensors.previous.clone();
-    let mut candidates: Vec<(usize, Verified)> = Vec::new();
-    for (row, kernel) in kernels.iter().enumerate() {
+    let tensors: Vec<Tensors> = (0..sets).map(|_| tensors.clone()).collect();
+    let outputs: Vec<RefCell<Vec<f32>>> =
+        tensors.iter().map(|tensors| RefCell::new(tensors.previous.clone())).collect();
+    let workspace = RefCell::new(Workspace::default());
+    let io = |set: usize| Io { tensors: &tensors[set], output: &outputs[set], workspace: &workspace };
+    let memory = vec![1.0f32; sets * ballast / 4];
+    // Some instruction set is there, or no kernel would be.
+    let isa = Isa::best().unwrap_or(Isa::Wide);
+    let rotation = |engine, first| -> Result<Rotation<'_>, Refusal> {
+        if clock == Clock::Warm {
+            return Ok(Rotation::warm(first));
+        }
+        let mut all = vec![first];
+        for set in 1..sets {
+            all.push(Engine::prepare(engine, &layer.spec, io(set), pool)?);
+        }
+        Ok(Rotation::cold(all, Ballast { memory: &memory, each: ballast / 4, pool, isa }))
+    };
+    let mut contenders: Vec<Contender<'_>> = Vec::new();
+    for row in 0..engines.len() {
         if !observer.carry_on() {
             return None;
         }
-        match verified(*kernel, layer, &tensors, &mut output, pool, &mut rows[row]) {
-            Ok(verified) => candidates.push((row, verified)),
-            Err((status, reason)) => (rows[row].status, rows[row].reason) = (status, Some(reason)),
+        let prepared = verified(engine(row), layer, io(0), pool, &mut rows[row]).and_then(|first| {
+            let own_flops = first.facts().own_flops;
+            Ok(Contender { row, rotation: rotation(engine(row), first)?, own_flops })
+        });
+        match prepared {
+            Ok(contender) => contenders.push(contender),
+            Err(refusal) => rows[row].refuse(refusal),
         }
     }
     // The first that works runs twice: what differs between its two rows is noise.
-    if let Some(&(first, _)) = candidates.first() {
-        let mut again = rows[first].clone();
-        again.role = Role::Aa;
-        if let Ok(verified) = verified(kernels[first], layer, &tensors, &mut output, pool, &mut again) {
-            candidates.push((rows.len(), verified));
+    if let Some(Contender { row: first, own_flops, .. }) = contenders.first() {
+        let (first, own_flops) = (*first, *own_flops);
+        let mut again = Record { role: Role::Aa, ..rows[first].clone() };
+        if let Ok(prepared) = verified(engine(first), layer, io(0), pool, &mut again)
+            && let Ok(rotation) = rotation(engine(first), prepared)
+        {
+            contenders.push(Contender { row: rows.len(), rotation, own_flops });
             rows.push(again);
         }
     }
-    let isas = if request.roofs { peaks_needed(&rows) } else { Vec::new() };
-    let rows_of: Vec<usize> = candidates.iter().map(|(row, _)| *row).collect();
-    let output = std::cell::RefCell::new(output);
-    let mut subjects: Vec<Subject<'_>> = candidates
-        .iter_mut()
-        .map(|(_, verified)| -> Subject<'_> {
-            Box::new(|repeats| verified.time(&tensors, &mut output.borrow_mut(), pool, repeats))
-        })
-        .chain(isas.iter().map(|&isa| peak_subject(isa, pool)))
-        .collect();
-    let samples = in_turns(&mut subjects, Effort::of(request.time), &mut || observer.carry_on());
-    let statistics: Vec<Option<Statistics>> = samples.iter().map(|s| Statistics::of(s)).collect();
-    let peaks: Vec<(Isa, f64)> = isas
-        .iter()
-        .zip(&statistics[rows_of.len()..])
-        .filter_map(|(&isa, statistics)| Some((isa, peak_work(isa, pool)? / statistics.as_ref()?.min)))
-        .collect();
-    for (&row, statistics) in rows_of.iter().zip(&statistics) {
-        let isa = peak_isa(&rows[row].kernel);
-        let peak = peaks.iter().find(|(of, _)| Some(*of) == isa).map(|(_, peak)| *peak);
-        rows[row].set_times(statistics.as_ref()?, layer.spec.flops(), peak);
+    let roofs = if request.roofs { roofs_for(layer, clock, caches, &rows, pool) } else { Vec::new() };
+    // What ran, before the rows are written to.
+    let mut subjects: Vec<Subject<'_>> = Vec::new();
+    for contender in &mut contenders {
+        // A rotation never runs twice on a set within a sample.
+        let most_repeats = if clock == Clock::Cold { contender.rotation.sets() as u64 } else { u64::MAX };
+        let rotation = &mut contender.rotation;
+        let run = Box::new(move |repeats| rotation.time(repeats));
+        subjects.push(Subject { run, time: request.time, warm: clock == Clock::Warm, most_repeats });
     }
-    observer.carry_on().then_some(rows)
+    for (_, roof) in &roofs {
+        let run = Box::new(|repeats| Ok(Spent::all(roof.time(pool, repeats).0)));
+        subjects.push(Subject { run, time: request.time / 4, warm: true, most_repeats: u64::MAX });
+    }
+    let samples = in_turns(&mut subjects, &mut || observer.carry_on());
+    drop(subjects);
+    if !observer.carry_on() {
+        return None;
+    }
+    let (of_rows, of_roofs) = samples.split_at(contenders.len());
+    for (contender, samples) in contenders.iter().zip(of_rows) {
+        let row = &mut rows[contender.row];
+        match samples {
+            Ok(samples) => {
+                let times: Vec<f64> = samples.iter().map(|sample| sample.ns).collect();
+                row.set_times(&Statistics::of(&times)?, &layer.spec, contender.own_flops);
+            }
+            Err(failure) => row.refuse(Refusal::unavailable(failure)),
+        }
+    }
+    compare(&mut rows, &contenders, of_rows, &request.baseline);
+    let rates = of_roofs.iter().zip(&roofs).filter_map(|(samples, (of, roof))| {
+        let fastest = samples.as_ref().ok()?.iter().map(|sample| sample.ns).min_by(f64::total_cmp)?;
+        Some((*of, roof.run(pool) as f64 / fastest))
+    });
+    set_roofs(&mut rows, &rates.collect::<Vec<_>>());
+    Some(rows)
 }
 
-fn options(pool: &Pool) -> PlanOptions {
-    PlanOptions { threads: pool.threads(), ..Default::default() }
+/// Each row beside the baseline, and the second row of a kernel beside its first.
+fn compare(
+    rows: &mut [Record],
+    contenders: &[Contender<'_>],
+    samples: &[Result<Vec<Sample>, String>],
+    baseline: &str,
+) {
+    let taken: Vec<(usize, &[Sample])> = contenders
+        .iter()
+        .zip(samples)
+        .filter_map(|(contender, samples)| Some((contender.row, samples.as_ref().ok()?.as_slice())))
+        .collect();
+    for &(row, own) in &taken {
+        let base = match rows[row].role {
+            Role::Main => baseline,
+            Role::Aa => rows[row].requested.as_str(),
+        };
+        let of_base = |other: &Record| other.role == Role::Main && other.requested == base;
+        let Some((_, theirs)) = taken.iter().find(|(other, _)| of_base(&rows[*other])) else { continue };
+        if let Some(ratio) = Ratio::paired(theirs, own) {
+            let base = base.to_owned();
+            rows[row].set_ratio(&base, ratio);
+        }
+    }
+}
+
+/// What a roof is of.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum RoofOf {
+    Peak(Isa),
+    Level(&'static str),
+}
+
+/// The roofs over a layer's rows: the multiply-add peak of each instruction set that ran, and reading and
+/// copying in the level of the memory that its bytes come from.
+fn roofs_for(
+    layer: &Layer,
+    clock: Clock,
+    caches: CacheSizes,
+    rows: &[Record],
+    pool: &Pool,
+) -> Vec<(RoofOf, Box<dyn Roof>)> {
+    let mut isas: Vec<Isa> =
+        rows.iter().filter(|row| row.status == Status::Ok).filter_map(|row| isa_of(&row.kernel)).collect();
+    isas.sort_unstable();
+    isas.dedup();
+    let mut roofs: Vec<(RoofOf, Box<dyn Roof>)> = Vec::new();
+    for &isa in &isas {
+        if let Ok(peak) = Peak::new(isa) {
+            roofs.push((RoofOf::Peak(isa), Box::new(peak)));
+        }
+    }
+    // Threads share a layer's bytes.
+    let bytes = layer.spec.min_bytes() / pool.threads() as u64;
+    let Level { name, buffer, .. } = match clock {
+        Clock::Warm => level_of(bytes, caches),
+        Clock::Cold => level_of(u64::MAX, caches),
+    };
+    for traffic in [Traffic::Read, Traffic::Copy] {
+        let best = isas.last().copied();
+        if let Some(Ok(stream)) = best.map(|isa| Stream::new(isa, traffic, buffer, pool)) {
+            roofs.push((RoofOf::Level(name), Box::new(stream)));
+        }
+    }
+    roofs
+}
+
+fn set_roofs(rows: &mut [Record], rates: &[(RoofOf, f64)]) {
+    let bandwidth = rates.iter().filter_map(|(of, rate)| match of {
+        RoofOf::Level(level) => Some((*level, *rate)),
+        RoofOf::Peak(_) => None,
+    });
+    let Some((level, bandwidth)) = bandwidth.max_by(|a, b| a.1.total_cmp(&b.1)) else { return };
+    for row in rows {
+        let isa = isa_of(&row.kernel);
+        let peak = rates.iter().find(|(of, _)| isa.is_some_and(|isa| *of == RoofOf::Peak(isa)));
+        if let Some((_, peak)) = peak {
+            row.set_roofs(Roofs { peak: *peak, bandwidth, level });
+        }
+    }
+}
+
+/// The instruction set whose peak a kernel is held against: its own, or the best for one without.
+fn isa_of(kernel: &str) -> Option<Isa> {
+    let own = kernel.rsplit_once('/').and_then(|(_, isa)| Isa::ALL.into_iter().find(|i| i.name() == isa));
+    own.or_else(|| Isa::best().ok())
 }
 
 /// A row of which nothing is known yet.
-pub fn blank(layer: &Layer, kernel: &dyn Kernel, pool: &Pool) -> Record {
+pub fn blank(
+    layer: &Layer,
+    engine: &dyn Engine,
+    pool: &Pool,
+    clock: Clock,
+    run: Option<&Arc<Run>>,
+) -> Record {
     Record {
         schema: SCHEMA,
         layer: layer.name.clone(),
+        network: layer.network.clone(),
         count: layer.count,
         spec: layer.spec.to_string(),
-        requested: kernel.id().to_owned(),
-        kernel: kernel.id().to_owned(),
-        engine: "ours",
+        requested: engine.id().to_owned(),
+        kernel: engine.id().to_owned(),
+        engine: engine.engine().to_owned(),
+        engine_version: engine.version(),
         threads: pool.threads(),
         layout: match layer.spec.layout() {
             Layout::Nchw => "nchw",
             Layout::Nhwc => "nhwc",
-        },
-        clock: "warm",
+        }
+        .to_owned(),
+        clock,
         role: Role::Main,
         status: Status::Ok,
         reason: None,
@@ -194,47 +364,67 @@ pub fn blank(layer: &Layer, kernel: &dyn Kernel, pool: &Pool) -> Record {
         error_bound: None,
         error_measure: None,
         pinned: pool.is_pinned(),
+        baseline: None,
+        ratio: None,
+        ratio_low: None,
+        ratio_high: None,
+        first_ns: None,
+        reorder_ns: None,
+        intensity: None,
+        peak_gflops: None,
+        bandwidth_gb_s: None,
+        bandwidth_level: None,
+        roof_gflops: None,
+        roof: None,
+        roof_fraction: None,
+        own_gflops: None,
+        own_fraction: None,
+        run: run.cloned(),
     }
 }
 
-/// A kernel's plan for a layer, run once and verified; what there is to know before timing goes into the
-/// row.
+/// Times that a reordering is repeated; the median counts.
+const REORDERS: usize = 5;
+
+/// An engine's convolution for a layer, run once and verified; what there is to know before timing goes into
+/// the row.
 ///
 /// # Errors
 /// What became of the row instead, and why.
-pub fn verified(
-    kernel: &dyn Kernel,
+pub fn verified<'a>(
+    engine: &'a dyn Engine,
     layer: &Layer,
-    tensors: &Tensors,
-    output: &mut [f32],
-    pool: &Pool,
+    io: Io<'a>,
+    pool: &'a Pool,
     row: &mut Record,
-) -> Result<Verified, (Status, String)> {
-    kernel.availability().map_err(|reason| (Status::Unavailable, reason.to_string()))?;
-    kernel.supports(&layer.spec).map_err(|refusal| (Status::Unsupported, refusal.to_string()))?;
-    let options = options(pool);
-    let start = Instant::now();
-    let plan = kernel
-        .plan(&layer.spec, &tensors.weights, &options)
-        .map_err(|error| (Status::Unsupported, error.to_string()))?;
-    row.plan_ns = Some(start.elapsed().as_nanos() as f64);
-    row.kernel = plan.kernel_id().to_owned();
-    row.workspace_bytes = Some(4 * plan.workspace_len());
-    row.packed_bytes = Some(plan.packed_bytes());
-    let mut workspace = plan.workspace();
-    // What is left of another kernel's result would hide an output that this one does not write.
-    output.fill(f32::NAN);
-    pool.run(|| plan.run(&tensors.input, Some(&tensors.bias), output, &mut workspace))
-        .map_err(|error| (Status::TooLarge, error.to_string()))?;
+) -> Result<Box<dyn Prepared + 'a>, Refusal> {
+    let mut prepared = engine.prepare(&layer.spec, io, pool)?;
+    let Facts { implementation, plan, workspace_bytes, packed_bytes, error_model, .. } =
+        prepared.facts().clone();
+    row.kernel = implementation;
+    row.plan_ns = Some(plan.as_nanos() as f64);
+    row.workspace_bytes = workspace_bytes;
+    row.packed_bytes = packed_bytes;
+    // What is left of another engine's result would hide an output that this one does not write.
+    io.output.borrow_mut().fill(f32::NAN);
+    let failed = |reason| Refusal { status: Status::Unavailable, reason };
+    row.first_ns = Some(prepared.time(1).map_err(failed)?.as_nanos() as f64);
+    let mut output = io.output.borrow_mut();
+    prepared.store(&mut output).map_err(failed)?;
     let sampling = if layer.spec.macs() <= MOST_WHOLE_MACS { Sampling::All } else { Sampling::Points(100) };
-    let verdict = verdict(plan.as_ref(), tensors, true, &options, output, sampling, Exactness::Bound);
+    let options = PlanOptions::default();
+    let verdict =
+        verdict(&layer.spec, error_model, io.tensors, true, &options, &output, sampling, Exactness::Bound);
     row.max_error = Some(verdict.max_error);
     row.error_bound = Some(verdict.bound);
-    row.error_measure = Some(measure_of(plan.error_model()));
-    match verdict.mismatch {
-        Some(mismatch) => Err((Status::Wrong, mismatch.to_string())),
-        None => Ok(Verified { plan, workspace }),
+    row.error_measure = Some(measure_of(error_model).to_owned());
+    if let Some(mismatch) = verdict.mismatch {
+        return Err(Refusal { status: Status::Wrong, reason: mismatch.to_string() });
     }
+    let mut reorders: Vec<f64> =
+        (0..REORDERS).map_while(|_| prepared.reorder()).map(|time| time.as_nanos() as f64).collect();
+    row.reorder_ns = crate::statistics::median(&mut reorders);
+    Ok(prepared)
 }
 
 /// Convolutions that are compared with the oracle whole.
@@ -248,40 +438,6 @@ fn measure_of(model: ErrorModel) -> &'static str {
     }
 }
 
-/// Steps of a run of the peak: about 20 µs.
-const PEAK_STEPS: u32 = 2000;
-
-fn peak_subject(isa: Isa, pool: &Pool) -> Subject<'_> {
-    Box::new(move |repeats| {
-        let start = Instant::now();
-        let repeats = u32::try_from(repeats).unwrap_or(u32::MAX);
-        // Available, or no kernel of it would have run.
-        let work = pool.on_each(|| roof::multiply_adds(isa, PEAK_STEPS.saturating_mul(repeats)));
-        debug_assert!(work.iter().all(Result::is_ok));
-        start.elapsed()
-    })
-}
-
-/// Floating-point operations of one run of the peak on all threads.
-fn peak_work(isa: Isa, pool: &Pool) -> Option<f64> {
-    let one = roof::multiply_adds(isa, 1).ok()?;
-    Some(one as f64 * f64::from(PEAK_STEPS) * pool.threads() as f64)
-}
-
-/// The instruction set whose peak a kernel is held against: its own, or the best for one without.
-fn peak_isa(kernel: &str) -> Option<Isa> {
-    let own = kernel.split_once('/').and_then(|(_, isa)| Isa::ALL.into_iter().find(|i| i.name() == isa));
-    own.or_else(|| Isa::best().ok())
-}
-
-fn peaks_needed(rows: &[Record]) -> Vec<Isa> {
-    let mut isas: Vec<Isa> =
-        rows.iter().filter(|row| row.status == Status::Ok).filter_map(|row| peak_isa(&row.kernel)).collect();
-    isas.sort_unstable();
-    isas.dedup();
-    isas
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -290,7 +446,7 @@ mod tests {
     struct Quiet(usize);
 
     impl Observer for Quiet {
-        fn next(&mut self, _: &Layer, _: usize) {}
+        fn next(&mut self, _: &Layer, _: usize, _: Clock) {}
         fn rows(&mut self, _: &[Record]) {}
         fn carry_on(&mut self) -> bool {
             self.0 = self.0.saturating_sub(1);
@@ -302,9 +458,13 @@ mod tests {
         Request {
             layers: layers::parse(text, "test").unwrap(),
             kernels: ids.iter().map(|id| kernels::kernel(id).unwrap()).collect(),
+            peers: Vec::new(),
             threads: vec![1],
+            clocks: vec![Clock::Warm],
             time: Duration::from_millis(5),
             roofs: true,
+            baseline: "naive".to_owned(),
+            run: Arc::new(Run::new("test".to_owned())),
         }
     }
 
@@ -319,6 +479,10 @@ mod tests {
             assert!(row.ci_low_ns <= row.median_ns && row.median_ns <= row.ci_high_ns);
             assert!(row.max_error.unwrap() <= row.error_bound.unwrap());
         }
+        assert!(rows[1].ratio.unwrap() > 1.0 && rows[1].first_ns.unwrap() > 0.0, "{:?}", rows[1]);
+        assert_eq!((rows[1].baseline.as_deref(), rows[0].ratio), (Some("naive"), Some(1.0)));
+        assert_eq!(rows[3].baseline.as_deref(), Some("naive"));
+        assert!(rows[1].roof_fraction.unwrap() >= rows[1].peak_fraction.unwrap());
         assert_eq!((rows[2].status, rows[2].median_ns), (Status::Unsupported, None));
         assert!(rows[2].reason.as_ref().unwrap().starts_with("pointwise does not support kernel 3x3"));
         assert_eq!((rows[3].role, rows[3].requested.as_str()), (Role::Aa, "naive"));
@@ -332,6 +496,22 @@ mod tests {
         assert!(!ids("c64 h56 w56 o64 k3").contains(&"naive"));
         assert!(ids("c8 h9 w9 o8 k3").contains(&"winograd"));
         assert!(!ids("c8 h9 w9 o8 k1").contains(&"winograd"));
+    }
+
+    /// A second fetched from memory is longer than one from the first cache.
+    #[test]
+    fn cold_caches_cost_time() {
+        let mut request = request("a 1 c16 h20 w20 o16 k1", &["pointwise"]);
+        request.clocks = vec![Clock::Warm, Clock::Cold];
+        request.time = Duration::from_millis(60);
+        let rows = bench(&request, &mut Quiet(usize::MAX)).unwrap();
+        let time = |clock| {
+            let row = rows.iter().find(|row| row.clock == clock && row.role == Role::Main).unwrap();
+            assert_eq!(row.status, Status::Ok, "{row:?}");
+            row.median_ns.unwrap()
+        };
+        let (warm, cold) = (time(Clock::Warm), time(Clock::Cold));
+        assert!(cold > 1.2 * warm, "warm {warm} ns, cold {cold} ns");
     }
 
     #[test]

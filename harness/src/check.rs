@@ -1,6 +1,6 @@
 //! Compares an output with the oracle, within the bound that its plan promises.
 
-use kernels::{Activation, ErrorModel, Plan, PlanOptions};
+use kernels::{Activation, ConvSpec, ErrorModel, PlanOptions};
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
@@ -84,9 +84,11 @@ pub fn bound_factor(model: ErrorModel) -> f64 {
     }
 }
 
-/// Compares `output`, computed by `plan` with these buffers and options, with the float64 definition.
+/// Compares `output`, computed with these buffers and options by something that promises errors within
+/// `model`, with the float64 definition.
 pub fn verdict(
-    plan: &dyn Plan,
+    spec: &ConvSpec,
+    model: ErrorModel,
     tensors: &Tensors,
     with_bias: bool,
     options: &PlanOptions,
@@ -94,8 +96,6 @@ pub fn verdict(
     sampling: Sampling,
     exactness: Exactness,
 ) -> Verdict {
-    let spec = plan.spec();
-    let model = plan.error_model();
     let oracle = Oracle::new(spec, tensors, options, with_bias, model);
     let bound = bound_factor(model);
     let exact = exactness == Exactness::Integers && matches!(model, ErrorModel::Sum { .. });

@@ -1,14 +1,17 @@
 //! Layers of networks, as data: lines `name count spec`, with `#` comments.
 
 use std::fmt;
+use std::path::Path;
 
-use kernels::{ConvSpec, Layout};
+use kernels::{ConvSpec, Layout, SpecError};
 
 /// A convolution of a network.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Layer {
     /// The name within its network.
     pub name: String,
+    /// The network or file it is of; empty for one given by its spec.
+    pub network: String,
     /// How often the network has this shape.
     pub count: usize,
     /// The convolution.
@@ -58,6 +61,7 @@ impl std::error::Error for LayerError {}
 /// The first line that is no layer; a name that occurs twice; no layer at all.
 pub fn parse(text: &str, source: &str) -> Result<Vec<Layer>, LayerError> {
     let error = |line, what: String| LayerError { source: source.to_owned(), line, what };
+    let network = Path::new(source).file_stem().and_then(|stem| stem.to_str()).unwrap_or_default();
     let mut layers: Vec<Layer> = Vec::new();
     for (index, line) in text.lines().enumerate() {
         let number = index + 1;
@@ -82,7 +86,7 @@ pub fn parse(text: &str, source: &str) -> Result<Vec<Layer>, LayerError> {
         if layers.iter().any(|layer| layer.name == name) {
             return Err(error(number, format!("the name `{name}` occurs twice")));
         }
-        layers.push(Layer { name: name.to_owned(), count, spec });
+        layers.push(Layer { name: name.to_owned(), network: network.to_owned(), count, spec });
     }
     if layers.is_empty() {
         return Err(error(0, "no layer in it (a line is `name count spec`)".to_owned()));
@@ -110,6 +114,13 @@ pub fn network_names() -> Vec<&'static str> {
     NETWORKS.iter().map(|(name, _)| *name).collect()
 }
 
+impl Layer {
+    /// A convolution on its own, named by its spec.
+    pub fn of_spec(spec: ConvSpec) -> Self {
+        Layer { name: spec.to_string(), network: String::new(), count: 1, spec }
+    }
+}
+
 /// The layers in another layout.
 pub fn with_layout(layers: Vec<Layer>, layout: Option<Layout>) -> Vec<Layer> {
     let convert = |layer: Layer| match layout {
@@ -117,6 +128,18 @@ pub fn with_layout(layers: Vec<Layer>, layout: Option<Layout>) -> Vec<Layer> {
         None => layer,
     };
     layers.into_iter().map(convert).collect()
+}
+
+/// The layers with each of some batches; as they are without any.
+///
+/// # Errors
+/// When a batch is 0 or too large.
+pub fn with_batches(layers: Vec<Layer>, batches: &[usize]) -> Result<Vec<Layer>, SpecError> {
+    if batches.is_empty() {
+        return Ok(layers);
+    }
+    let each = layers.iter().flat_map(|layer| batches.iter().map(move |&batch| (layer, batch)));
+    each.map(|(layer, batch)| Ok(Layer { spec: layer.spec.with_batch(batch)?, ..layer.clone() })).collect()
 }
 
 #[cfg(test)]
@@ -172,7 +195,8 @@ mod tests {
         let reference = network("reference").unwrap();
         assert_eq!(reference.len(), 29);
         for layer in network("default").unwrap() {
-            assert!(reference.contains(&layer), "{layer:?}");
+            let same = |other: &Layer| (&other.name, &other.spec) == (&layer.name, &layer.spec);
+            assert!(reference.iter().any(same), "{layer:?}");
         }
     }
 

@@ -3,9 +3,11 @@
 //! - [`data`] makes seeded inputs, [`oracle`] computes the definition in float64, [`check`] compares
 //!   within the bound that a kernel promises, [`guard`] notices stray writes;
 //! - [`strategy`] draws convolutions for property tests, [`verify`] runs them on every kernel.
-//! - [`layers`] reads layers of networks, [`measure`] times things in turns, [`limits`] measures the
-//!   machine's roofs, [`mod@bench`] makes rows of them, [`record`] writes the rows;
-//! - [`machine`] says what machine it is, [`pinning`] keeps threads on their cores, [`mod@file`] and [`npy`]
+//! - [`layers`] reads layers of networks; [`engine`] is what can be measured on them, our kernels and
+//!   [`peers`]; [`measure`] times things in turns, [`limits`] knows the machine's roofs, [`statistics`] what
+//!   samples say, [`rotation`] empties caches, [`mod@bench`] makes rows of it all, [`record`] writes and reads them;
+//! - [`report`] shows rows;
+//! - [`machine`] says what machine it is, [`provenance`] where rows come from, [`pinning`] keeps threads on their cores, [`mod@file`] and [`npy`]
 //!   write and read files.
 //!
 //! It uses only the public interface of [`kernels`].
@@ -13,6 +15,7 @@
 pub mod bench;
 pub mod check;
 pub mod data;
+pub mod engine;
 pub mod file;
 pub mod guard;
 pub mod layers;
@@ -20,10 +23,15 @@ pub mod limits;
 pub mod machine;
 pub mod measure;
 pub mod npy;
+pub mod onnx;
 pub mod oracle;
+pub mod peers;
 pub mod pinning;
+pub mod provenance;
 pub mod record;
 pub mod report;
+pub mod rotation;
+pub mod statistics;
 pub mod strategy;
 pub mod verify;
 

@@ -1,11 +1,122 @@
 //! The machine's roofs, measured: multiply-adds of each instruction set, bandwidth of each cache.
 
+use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 use kernels::{CacheSizes, Isa, Unavailable, roof};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::pinning::Pool;
+
+/// A loop to be timed whose rate is a roof.
+pub trait Roof {
+    /// One run on every thread of the pool at once; the work of all: floating-point operations or bytes.
+    fn run(&self, pool: &Pool) -> u64;
+
+    /// Runs so many times; the time of all of them, and the work of one.
+    fn time(&self, pool: &Pool, repeats: u64) -> (Duration, u64) {
+        let start = Instant::now();
+        let mut work = 0;
+        for _ in 0..repeats {
+            work = self.run(pool);
+        }
+        (start.elapsed(), work)
+    }
+}
+
+/// Multiply-adds in registers: about 20 µs of them.
+#[derive(Clone, Copy, Debug)]
+pub struct Peak(Isa);
+
+const PEAK_STEPS: u32 = 2000;
+
+impl Peak {
+    /// Of an instruction set.
+    ///
+    /// # Errors
+    /// When it is not available.
+    pub fn new(isa: Isa) -> Result<Self, Unavailable> {
+        isa.availability().map(|()| Peak(isa))
+    }
+}
+
+impl Roof for Peak {
+    fn run(&self, pool: &Pool) -> u64 {
+        // Available: `new` has asked.
+        pool.on_each(|_| roof::multiply_adds(self.0, PEAK_STEPS).unwrap_or(0)).into_iter().sum()
+    }
+}
+
+/// What a bandwidth is of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Traffic {
+    /// Bytes read.
+    Read,
+    /// Bytes written.
+    Write,
+    /// Bytes read and written, together.
+    Copy,
+}
+
+/// Reading, writing or copying a buffer, one for each thread.
+#[derive(Debug)]
+pub struct Stream {
+    isa: Isa,
+    traffic: Traffic,
+    buffers: Vec<Mutex<Vec<f32>>>,
+}
+
+impl Stream {
+    /// Over buffers of so many bytes.
+    ///
+    /// # Errors
+    /// When the instruction set is not available.
+    pub fn new(isa: Isa, traffic: Traffic, bytes: usize, pool: &Pool) -> Result<Self, Unavailable> {
+        isa.availability()?;
+        // Filled by the threads that will use them: that is where their pages should lie.
+        let buffers = pool.on_each(|_| Mutex::new(vec![1.0; bytes / 4]));
+        Ok(Stream { isa, traffic, buffers })
+    }
+}
+
+impl Roof for Stream {
+    fn run(&self, pool: &Pool) -> u64 {
+        let work = |index: usize| {
+            // No thread panics while it holds its buffer.
+            let Ok(mut buffer) = self.buffers[index].lock() else { return 0 };
+            let bytes = match self.traffic {
+                Traffic::Read => roof::read(self.isa, &buffer),
+                Traffic::Write => roof::write(self.isa, &mut buffer),
+                Traffic::Copy => {
+                    let half = buffer.len() / 2;
+                    let (from, to) = buffer.split_at_mut(half);
+                    roof::copy(self.isa, from, to)
+                }
+            };
+            bytes.unwrap_or(0)
+        };
+        pool.on_each(work).into_iter().sum()
+    }
+}
+
+/// Work a nanosecond of the fastest of the runs within some time, each of at least `shortest`: GFLOP/s or
+/// GB/s.
+fn fastest(roof: &dyn Roof, pool: &Pool, time: Duration, shortest: Duration) -> f64 {
+    let mut repeats = 1;
+    let mut best = 0.0f64;
+    let start = Instant::now();
+    loop {
+        let (taken, work) = roof.time(pool, repeats);
+        if taken < shortest && repeats < 1 << 24 {
+            repeats *= 2;
+            continue;
+        }
+        best = best.max(repeats as f64 * work as f64 / taken.as_nanos().max(1) as f64);
+        if start.elapsed() >= time {
+            return best;
+        }
+    }
+}
 
 /// Floating-point operations a second, in billions: the fastest of short runs on every thread of a pool
 /// at once.
@@ -13,32 +124,50 @@ use crate::pinning::Pool;
 /// # Errors
 /// When the instruction set is not available.
 pub fn peak_gflops(isa: Isa, pool: &Pool, time: Duration) -> Result<f64, Unavailable> {
-    let mut steps = 1000;
-    let mut best = 0.0f64;
-    let start = Instant::now();
-    // Doubles until a run takes a millisecond; then the fastest until the time is up.
-    loop {
-        let run = Instant::now();
-        let work: Result<u64, Unavailable> =
-            pool.on_each(|| roof::multiply_adds(isa, steps)).into_iter().sum();
-        let taken = run.elapsed();
-        let gflops = work? as f64 / taken.as_nanos().max(1) as f64;
-        if taken < Duration::from_millis(1) && steps < 1 << 24 {
-            steps *= 2;
-            continue;
-        }
-        best = best.max(gflops);
-        if start.elapsed() >= time {
-            return Ok(best);
-        }
+    Ok(fastest(&Peak::new(isa)?, pool, time, Duration::from_millis(1)))
+}
+
+/// A level of the memory, and how large a buffer lies in it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Level {
+    /// `L1`, `L2`, `L3` or `memory`.
+    pub name: &'static str,
+    /// Bytes of a buffer that is certain to lie there, one thread's.
+    pub buffer: usize,
+    /// Bytes that fit.
+    pub holds: usize,
+}
+
+/// The levels that buffers of ours can be told to lie in.
+pub fn levels(caches: CacheSizes) -> Vec<Level> {
+    let CacheSizes { l1d, l2, l3 } = caches;
+    let mut levels = vec![
+        Level { name: "L1", buffer: l1d / 2, holds: l1d },
+        Level { name: "L2", buffer: l2 / 2, holds: l2 },
+    ];
+    if l3 > 4 * l2 {
+        levels.push(Level { name: "L3", buffer: (l3 / 4).clamp(4 * l2, 32 << 20), holds: l3 });
     }
+    // A share of a level-3 cache so large that no buffer of ours leaves it is no measure of memory.
+    let memory = l3.saturating_mul(4).clamp(64 << 20, 256 << 20);
+    if l3 < memory / 2 {
+        levels.push(Level { name: "memory", buffer: memory, holds: usize::MAX });
+    }
+    levels
+}
+
+/// The level in which so many bytes lie; the last where no level holds them.
+pub fn level_of(bytes: u64, caches: CacheSizes) -> Level {
+    let levels = levels(caches);
+    let fits = levels.iter().find(|level| bytes <= level.holds as u64);
+    fits.or(levels.last()).copied().unwrap_or(Level { name: "L1", buffer: 1 << 14, holds: 1 << 14 })
 }
 
 /// Bandwidth of one core for buffers of one size, in GB/s (10⁹ bytes).
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Bandwidth {
     /// Where buffers of this size lie: `L1`, `L2`, `L3` or `memory`.
-    pub level: &'static str,
+    pub level: String,
     /// Bytes touched.
     pub bytes: usize,
     /// Bytes read a second.
@@ -49,54 +178,25 @@ pub struct Bandwidth {
     pub copy: f64,
 }
 
-/// Bandwidth of one core of the pool for every level of the memory.
+/// Bandwidth for every level of the memory, of all threads of the pool together.
 ///
 /// # Errors
 /// When the instruction set is not available.
 pub fn bandwidths(isa: Isa, caches: CacheSizes, pool: &Pool) -> Result<Vec<Bandwidth>, Unavailable> {
-    let memory = (4 * caches.l3).clamp(64 << 20, 256 << 20);
-    let mut levels = vec![("L1", caches.l1d / 2), ("L2", caches.l2 / 2)];
-    if caches.l3 > 4 * caches.l2 {
-        levels.push(("L3", (caches.l3 / 4).clamp(4 * caches.l2, 32 << 20)));
-    }
-    // A share of a level-3 cache so large that no buffer of ours leaves it is no measure of memory.
-    if caches.l3 < memory / 2 {
-        levels.push(("memory", memory));
-    }
-    pool.run(|| levels.into_iter().map(|(level, bytes)| bandwidth(isa, level, bytes)).collect())
-}
-
-fn bandwidth(isa: Isa, level: &'static str, bytes: usize) -> Result<Bandwidth, Unavailable> {
-    let mut whole = vec![1.0f32; bytes / 4];
-    let time = Duration::from_millis(20);
-    let read = fastest(time, &mut || roof::read(isa, &whole))?;
-    let write = fastest(time, &mut || roof::write(isa, &mut whole))?;
-    let (from, to) = whole.split_at_mut(bytes / 8);
-    let copy = fastest(time, &mut || roof::copy(isa, from, to))?;
-    Ok(Bandwidth { level, bytes, read, write, copy })
-}
-
-/// Most bytes a nanosecond of runs of at least 100 µs.
-fn fastest(time: Duration, work: &mut dyn FnMut() -> Result<u64, Unavailable>) -> Result<f64, Unavailable> {
-    let mut repeats = 1u32;
-    let mut best = 0.0f64;
-    let start = Instant::now();
-    loop {
-        let run = Instant::now();
-        let mut bytes = 0;
-        for _ in 0..repeats {
-            bytes += work()?;
-        }
-        let taken = run.elapsed();
-        if taken < Duration::from_micros(100) {
-            repeats *= 2;
-            continue;
-        }
-        best = best.max(bytes as f64 / taken.as_nanos() as f64);
-        if start.elapsed() >= time {
-            return Ok(best);
-        }
-    }
+    let of = |level: Level| {
+        let rate = |traffic| {
+            let stream = Stream::new(isa, traffic, level.buffer, pool)?;
+            Ok(fastest(&stream, pool, Duration::from_millis(20), Duration::from_micros(100)))
+        };
+        Ok(Bandwidth {
+            level: level.name.to_owned(),
+            bytes: level.buffer,
+            read: rate(Traffic::Read)?,
+            write: rate(Traffic::Write)?,
+            copy: rate(Traffic::Copy)?,
+        })
+    };
+    levels(caches).into_iter().map(of).collect()
 }
 
 #[cfg(test)]
@@ -115,5 +215,24 @@ mod tests {
                 assert!(rate > 0.01 && rate < 10_000.0, "{level:?}");
             }
         }
+    }
+
+    #[test]
+    fn work_of_all_threads_counts() {
+        let (one, two) = (Pool::new(1).unwrap(), Pool::new(2).unwrap());
+        let isa = Isa::best().unwrap();
+        let peak = Peak::new(isa).unwrap();
+        assert_eq!(2 * peak.run(&one), peak.run(&two));
+        let stream = |pool| Stream::new(isa, Traffic::Read, 4096, pool).unwrap().run(pool);
+        assert_eq!((stream(&one), stream(&two)), (4096, 8192));
+    }
+
+    #[test]
+    fn bytes_lie_in_the_level_that_holds_them() {
+        let caches = CacheSizes { l1d: 32 << 10, l2: 1 << 20, l3: 32 << 20 };
+        let name = |bytes| level_of(bytes, caches).name;
+        assert_eq!([name(1), name(33 << 10), name(2 << 20), name(33 << 20)], ["L1", "L2", "L3", "memory"]);
+        let large = CacheSizes { l3: 260 << 20, ..caches };
+        assert_eq!(level_of(1 << 40, large).name, "L3");
     }
 }

@@ -48,25 +48,27 @@ pub fn available_memory() -> u64 {
     system.cgroup_limits().map_or(available, |limits| limits.free_memory.min(available))
 }
 
-/// Bytes that running a convolution on `kernels` plans at once takes at most: buffers, packed weights
-/// (a Winograd kernel holds up to four times the weights), the copy that is compared. `None` when they
-/// cannot be counted.
-pub fn memory_needed(spec: &ConvSpec, plans: usize) -> Option<u64> {
+/// Bytes that running a convolution on so many engines at once takes at most: buffers, packed weights (a
+/// Winograd kernel holds up to four times the weights), the copy that is compared. For cold caches each has
+/// several sets of them. `None` when they cannot be counted.
+pub fn memory_needed(spec: &ConvSpec, engines: usize, sets: usize) -> Option<u64> {
     let bytes = |len: usize| (len as u64).checked_mul(4);
-    let buffers = bytes(spec.input_len())?
-        .checked_add(bytes(spec.output_len())?.checked_mul(3)?)?
-        .checked_add(bytes(spec.weights_len())?)?;
-    let packed = bytes(spec.weights_len())?.checked_mul(6)?.checked_add(64 << 20)?;
-    packed.checked_mul(plans as u64)?.checked_add(buffers)
+    let buffers = bytes(spec.input_len())?.checked_add(bytes(spec.output_len())?)?;
+    let weights = bytes(spec.weights_len())?;
+    // A library may hold input and output in a layout of its own.
+    let set = buffers.checked_add(weights.checked_mul(6)?)?;
+    let engine = set.checked_mul(sets as u64)?.checked_add(64 << 20)?;
+    let shared = buffers.checked_mul(2)?.checked_add(weights)?.checked_mul(sets as u64)?;
+    engine.checked_mul(engines as u64)?.checked_add(shared)
 }
 
 /// Refuses a convolution that needs more memory than there is.
 ///
 /// # Errors
 /// The amounts.
-pub fn check_memory(spec: &ConvSpec, plans: usize) -> Result<(), String> {
+pub fn check_memory(spec: &ConvSpec, engines: usize, sets: usize) -> Result<(), String> {
     let available = available_memory();
-    match memory_needed(spec, plans) {
+    match memory_needed(spec, engines, sets) {
         Some(needed) if needed <= available => Ok(()),
         Some(needed) => Err(format!(
             "`{spec}` needs about {}, but only {} of memory can be had",
@@ -106,8 +108,8 @@ mod tests {
     #[test]
     fn memory_is_refused_before_it_is_taken() {
         let spec: ConvSpec = "n1000000 c1000 h1000 w1000 o1000 k3".parse().unwrap();
-        let message = check_memory(&spec, 1).unwrap_err();
-        assert!(message.contains("needs about 14 PiB") && message.contains("can be had"), "{message}");
-        assert!(check_memory(&"c1 h3 w3 o1 k3".parse().unwrap(), 1).is_ok());
+        let message = check_memory(&spec, 1, 1).unwrap_err();
+        assert!(message.contains("needs about 21 PiB") && message.contains("can be had"), "{message}");
+        assert!(check_memory(&"c1 h3 w3 o1 k3".parse().unwrap(), 1, 1).is_ok());
     }
 }

@@ -2,223 +2,241 @@
 
 use std::time::Duration;
 
+use rand::SeedableRng;
 use rand::seq::SliceRandom;
-use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
-/// Something to be timed: runs a number of times and says how long that took in all.
-pub type Subject<'a> = Box<dyn FnMut(u64) -> Duration + 'a>;
-
-/// How long to measure.
-#[derive(Clone, Copy, Debug)]
-pub struct Effort {
-    /// Time to be spent on each subject's samples.
+/// Something to be timed.
+pub struct Subject<'a> {
+    /// Runs a number of times and says how long that took in all.
+    pub run: Box<dyn FnMut(u64) -> Result<Spent, String> + 'a>,
+    /// Time to be spent on its samples.
     pub time: Duration,
-    /// A sample repeats its subject until it takes this long.
-    pub sample: Duration,
-    /// Samples of a subject at least, even if they take longer, unless one alone does.
-    pub least: usize,
+    /// Whether it is run once untimed before each sample, because another's turn has just emptied the
+    /// caches.
+    pub warm: bool,
+    /// Runs of a sample at most.
+    pub most_repeats: u64,
 }
 
-/// A subject that runs this long fills the caches itself; a shorter one runs once untimed before each
-/// sample, because another's turn has just been.
-const LONG: Duration = Duration::from_millis(20);
+/// How long some runs took.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Spent {
+    /// The runs themselves.
+    pub timed: Duration,
+    /// With what had to be done between them.
+    pub total: Duration,
+}
 
-impl Effort {
-    /// An effort of so much time for each subject.
-    pub fn of(time: Duration) -> Self {
-        Effort { time, sample: Duration::from_millis(4).min(time / 20), least: 3 }
+impl Spent {
+    /// Runs with nothing between them.
+    pub fn all(timed: Duration) -> Self {
+        Spent { timed, total: timed }
     }
 }
 
-/// Samples a subject has at most.
-const MOST_SAMPLES: usize = 10_000;
+/// One sample.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Sample {
+    /// The round in which it was taken.
+    pub round: usize,
+    /// Nanoseconds of one run.
+    pub ns: f64,
+}
 
-/// Times the subjects in rounds, in another order each round, until each has had its time. Returns for
-/// each its samples, in nanoseconds for one run. `carry_on` is asked before every sample; when it says
-/// no, the samples so far are returned.
+/// A run this long fills the caches itself: it needs no untimed one before it.
+const LONG: Duration = Duration::from_millis(20);
+/// Samples of a subject at least, even if they take longer than its time, unless one alone does.
+const FEWEST: usize = 3;
+/// Samples of a subject at most.
+const MOST: usize = 1000;
+
+/// How long a sample repeats its subject, at least.
+pub fn sample_time(time: Duration) -> Duration {
+    Duration::from_millis(4).min(time / 20)
+}
+
+/// What the warm-up found out about a subject.
+struct Paced {
+    repeats: u64,
+    untimed: bool,
+    /// Rounds in which it takes part.
+    turns: usize,
+}
+
+/// Times the subjects in rounds, in another order each round. All take part from the first round to the
+/// last, those whose samples take longer in fewer rounds. Returns for each its samples, or what made it
+/// fail. `carry_on` is asked before every sample; when it says no, the samples so far are returned.
 pub fn in_turns(
     subjects: &mut [Subject<'_>],
-    effort: Effort,
     carry_on: &mut dyn FnMut() -> bool,
-) -> Vec<Vec<f64>> {
-    let mut samples = vec![Vec::new(); subjects.len()];
-    let (mut repeats, mut long) = (Vec::new(), Vec::new());
-    for subject in &mut *subjects {
+) -> Vec<Result<Vec<Sample>, String>> {
+    let mut samples: Vec<Result<Vec<Sample>, String>> = subjects.iter().map(|_| Ok(Vec::new())).collect();
+    let mut pace = Vec::new();
+    for (subject, samples) in subjects.iter_mut().zip(&mut samples) {
         if !carry_on() {
-            return samples;
+            return Vec::from_iter(subjects.iter().map(|_| Ok(Vec::new())));
         }
-        let (count, each) = warm_up(subject, effort);
-        repeats.push(count);
-        long.push(each >= LONG);
+        pace.push(warm_up(subject).unwrap_or_else(|failure| {
+            *samples = Err(failure);
+            Paced { repeats: 1, untimed: false, turns: 0 }
+        }));
     }
-    let mut spent = vec![Duration::ZERO; subjects.len()];
+    let rounds = pace.iter().map(|paced| paced.turns).max().unwrap_or(0);
+    let budget: Duration = subjects.iter().map(|subject| subject.time).sum();
+    let mut spent = Duration::ZERO;
     let mut order: Vec<usize> = (0..subjects.len()).collect();
     let mut rng = ChaCha8Rng::seed_from_u64(0);
-    loop {
+    for round in 0..rounds {
+        // The machine may have become slower than it was: half as much again, then it is enough.
+        if spent > budget * 3 / 2 && round >= FEWEST {
+            break;
+        }
         order.shuffle(&mut rng);
-        let mut done = true;
         for &i in &order {
-            let enough = spent[i] >= effort.time
-                && (samples[i].len() >= effort.least || spent[i] >= effort.time * samples[i].len() as u32);
-            if enough || samples[i].len() >= MOST_SAMPLES {
+            let Paced { repeats, untimed, turns } = pace[i];
+            // Turns are spread evenly over the rounds, the first in round 0.
+            let due = round == 0 || (round * turns) / rounds != ((round - 1) * turns) / rounds;
+            let Ok(taken) = &mut samples[i] else { continue };
+            if turns == 0 || !due {
                 continue;
             }
             if !carry_on() {
                 return samples;
             }
-            done = false;
-            if !long[i] {
-                spent[i] += subjects[i](1);
+            let mut turn = || {
+                if untimed {
+                    spent += (subjects[i].run)(1)?.total;
+                }
+                (subjects[i].run)(repeats)
+            };
+            match turn() {
+                Ok(Spent { timed, total }) => {
+                    spent += total;
+                    taken.push(Sample { round, ns: timed.as_nanos() as f64 / repeats as f64 });
+                }
+                Err(failure) => samples[i] = Err(failure),
             }
-            let time = subjects[i](repeats[i]);
-            spent[i] += time;
-            samples[i].push(time.as_nanos() as f64 / repeats[i] as f64);
-        }
-        if done {
-            return samples;
         }
     }
+    samples
 }
 
-/// Runs a subject until two samples in a row agree, or for a fifth of its time; returns how many
-/// repeats make a sample, and how long one takes.
-fn warm_up(subject: &mut Subject<'_>, effort: Effort) -> (u64, Duration) {
+/// Runs a subject until two samples in a row agree, or for a fifth of its time, and finds its pace.
+fn warm_up(subject: &mut Subject<'_>) -> Result<Paced, String> {
+    let sample = sample_time(subject.time);
     let mut repeats = 1u64;
     let mut spent = Duration::ZERO;
     let mut last = f64::INFINITY;
-    loop {
-        let time = subject(repeats);
-        spent += time;
-        let each = time.as_nanos() as f64 / repeats as f64;
-        let long_enough = time >= effort.sample;
-        if spent >= effort.time / 5 || (long_enough && (each / last - 1.0).abs() < 0.05) {
-            return (repeats, time / u32::try_from(repeats).unwrap_or(u32::MAX));
+    let (repeats, each) = loop {
+        let Spent { timed, total } = (subject.run)(repeats)?;
+        spent += total;
+        let each = timed.as_nanos() as f64 / repeats as f64;
+        let long_enough = total >= sample || repeats >= subject.most_repeats;
+        if spent >= subject.time / 5 || (long_enough && (each / last - 1.0).abs() < 0.05) {
+            break (repeats, total.div_f64(repeats as f64));
         }
         if long_enough {
             last = each;
         } else {
-            let want = effort.sample.as_nanos() as f64 / each.max(1.0);
-            repeats = (want.ceil() as u64).clamp(repeats + 1, repeats.saturating_mul(1000));
+            let want = repeats as f64 * sample.as_nanos() as f64 / total.as_nanos().max(1) as f64;
+            let most = repeats.saturating_mul(1000).min(subject.most_repeats);
+            repeats = (want.ceil() as u64).clamp((repeats + 1).min(most), most);
         }
-    }
-}
-
-/// A sample's middle, spread and how sure the middle is.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Statistics {
-    /// Samples.
-    pub samples: usize,
-    /// Median.
-    pub median: f64,
-    /// Smallest.
-    pub min: f64,
-    /// Median absolute deviation from the median.
-    pub mad: f64,
-    /// Lower end of the median's 95 % confidence interval.
-    pub low: f64,
-    /// Upper end.
-    pub high: f64,
-}
-
-/// Resamplings of the bootstrap.
-const RESAMPLINGS: usize = 400;
-/// Samples of a resampling at most: beyond, intervals are as good and only slower to get.
-const MOST_RESAMPLED: usize = 500;
-
-impl Statistics {
-    /// Of some samples; `None` without any. The confidence interval is a percentile bootstrap.
-    pub fn of(samples: &[f64]) -> Option<Self> {
-        let mut sorted = samples.to_vec();
-        let median = median(&mut sorted)?;
-        let mut deviations: Vec<f64> = samples.iter().map(|x| (x - median).abs()).collect();
-        let mad = self::median(&mut deviations)?;
-        let mut rng = ChaCha8Rng::seed_from_u64(samples.len() as u64);
-        let size = samples.len().min(MOST_RESAMPLED);
-        let mut medians: Vec<f64> = (0..RESAMPLINGS)
-            .filter_map(|_| {
-                let mut drawn: Vec<f64> =
-                    (0..size).map(|_| samples[rng.random_range(0..samples.len())]).collect();
-                self::median(&mut drawn)
-            })
-            .collect();
-        medians.sort_by(f64::total_cmp);
-        let at = |share: f64| medians[(share * (medians.len() - 1) as f64).round() as usize];
-        // A subsample's median scatters more than the whole's, by the square root of the sizes' ratio.
-        let narrow = (size as f64 / samples.len() as f64).sqrt();
-        Some(Statistics {
-            samples: samples.len(),
-            median,
-            min: sorted[0],
-            mad,
-            low: median + (at(0.025) - median) * narrow,
-            high: median + (at(0.975) - median) * narrow,
-        })
-    }
-}
-
-/// The middle value, of an even number the mean of both; sorts.
-fn median(samples: &mut [f64]) -> Option<f64> {
-    samples.sort_by(f64::total_cmp);
-    let middle = samples.len() / 2;
-    match samples.len() {
-        0 => None,
-        n if n % 2 == 1 => Some(samples[middle]),
-        _ => Some((samples[middle - 1] + samples[middle]) / 2.0),
-    }
+    };
+    let untimed = subject.warm && each < LONG;
+    let turn = each.mul_f64((repeats + u64::from(untimed)) as f64).max(Duration::from_nanos(100));
+    let turns = if turn >= subject.time {
+        1
+    } else {
+        ((subject.time.as_nanos() / turn.as_nanos()) as usize).clamp(FEWEST, MOST)
+    };
+    Ok(Paced { repeats, untimed, turns })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::cell::RefCell;
 
-    #[test]
-    fn statistics_of_known_samples() {
-        let s = Statistics::of(&[5.0, 1.0, 2.0, 4.0, 3.0]).unwrap();
-        assert_eq!((s.samples, s.median, s.min, s.mad), (5, 3.0, 1.0, 1.0));
-        assert!(s.low >= 1.0 && s.low <= 3.0 && s.high >= 3.0 && s.high <= 5.0);
-        assert_eq!(Statistics::of(&[1.0, 2.0]).unwrap().median, 1.5);
-        assert_eq!(Statistics::of(&[]), None);
-        let same = Statistics::of(&[7.0; 2000]).unwrap();
-        assert_eq!((same.low, same.high, same.mad), (7.0, 7.0, 0.0));
+    /// A clock that a test drives: a run of subject i takes as many milliseconds as it says.
+    fn subject<'a>(log: &'a RefCell<Vec<usize>>, i: usize, millis: u64, time: u64) -> Subject<'a> {
+        let run = move |repeats: u64| {
+            log.borrow_mut().push(i);
+            Ok(Spent::all(Duration::from_millis(millis * repeats)))
+        };
+        Subject { run: Box::new(run), time: Duration::from_millis(time), warm: false, most_repeats: u64::MAX }
     }
 
-    /// A clock that a test drives: a run of subject i takes i + 1 ms.
     #[test]
-    fn subjects_take_turns_and_get_their_time() {
-        let log = std::cell::RefCell::new(Vec::new());
-        let subject = |i: usize| -> Subject<'_> {
-            let log = &log;
-            Box::new(move |repeats| {
-                log.borrow_mut().push(i);
-                Duration::from_millis(i as u64 + 1) * repeats as u32
-            })
-        };
-        let mut subjects: Vec<Subject<'_>> = (0..3).map(subject).collect();
-        let effort = Effort::of(Duration::from_millis(30));
-        let samples = in_turns(&mut subjects, effort, &mut || true);
-        for (i, samples) in samples.iter().enumerate() {
-            assert!(samples.iter().all(|&ns| ns == 1e6 * (i + 1) as f64));
-            assert!(samples.len() >= 3, "{i}: {}", samples.len());
+    fn subjects_take_turns_over_the_whole_run() {
+        let log = RefCell::new(Vec::new());
+        let mut subjects: Vec<_> =
+            [2, 4, 30].into_iter().enumerate().map(|(i, millis)| subject(&log, i, millis, 300)).collect();
+        let samples: Vec<Vec<Sample>> =
+            in_turns(&mut subjects, &mut || true).into_iter().map(Result::unwrap).collect();
+        for (samples, millis) in samples.iter().zip([2.0, 4.0, 30.0]) {
+            assert!(samples.iter().all(|sample| sample.ns == 1e6 * millis), "{samples:?}");
+            assert!(samples.windows(2).all(|pair| pair[0].round < pair[1].round));
         }
-        // After the warm-up no subject has another turn (two runs) before one that still has time.
+        // 4 ms a sample (two runs of the first subject), of 300 ms: 75 rounds; 10 turns for the slow one.
+        assert_eq!(samples.iter().map(Vec::len).collect::<Vec<_>>(), [75, 75, 10]);
+        assert_eq!((samples[2][0].round, samples[2][9].round / 10), (0, 6));
+        // No subject has its next turn before another that is due in the same round.
         let log = log.borrow();
-        let warm = log.len() - 2 * samples.iter().map(Vec::len).sum::<usize>();
-        for round in log[warm..warm + 30].chunks(6) {
-            let mut round = round.to_vec();
-            round.sort_unstable();
-            assert_eq!(round, [0, 0, 1, 1, 2, 2]);
-        }
+        let turns = log.len() - samples.iter().map(Vec::len).sum::<usize>();
+        let first: Vec<usize> = log[turns..turns + 3].to_vec();
+        assert!([0, 1, 2].iter().all(|i| first.contains(i)), "{first:?}");
+    }
+
+    #[test]
+    fn a_sample_longer_than_its_time_is_taken_once() {
+        let log = RefCell::new(Vec::new());
+        let mut subjects = vec![subject(&log, 0, 50, 10)];
+        assert_eq!(in_turns(&mut subjects, &mut || true)[0].as_ref().unwrap().len(), 1);
+    }
+
+    #[test]
+    fn short_subjects_run_untimed_first() {
+        let log = RefCell::new(Vec::new());
+        let mut subjects = vec![Subject { warm: true, ..subject(&log, 0, 5, 100) }];
+        let samples = in_turns(&mut subjects, &mut || true)[0].as_ref().unwrap().len();
+        // Two runs a turn: ten turns of 100 ms, after two samples of warm-up.
+        assert_eq!((samples, log.borrow().len()), (10, 2 + 2 * 10));
     }
 
     #[test]
     fn stops_when_told() {
-        let mut subjects: Vec<Subject<'_>> = vec![Box::new(Duration::from_millis)];
+        let log = RefCell::new(Vec::new());
+        let mut subjects = vec![subject(&log, 0, 1, 1000)];
         let mut left = 5;
-        let samples = in_turns(&mut subjects, Effort::of(Duration::from_secs(1)), &mut || {
+        let samples = in_turns(&mut subjects, &mut || {
             left -= 1;
             left >= 0
         });
-        assert!(samples[0].len() <= 5);
+        assert_eq!(samples[0].as_ref().unwrap().len(), 4);
+    }
+
+    #[test]
+    fn a_failure_ends_its_subject_alone() {
+        let log = RefCell::new(Vec::new());
+        let mut left = 8;
+        let failing = Subject {
+            run: Box::new(move |repeats| {
+                left -= 1;
+                if left > 0 {
+                    Ok(Spent::all(Duration::from_millis(4 * repeats)))
+                } else {
+                    Err("lost".to_owned())
+                }
+            }),
+            time: Duration::from_millis(100),
+            warm: false,
+            most_repeats: 1,
+        };
+        let mut subjects = vec![subject(&log, 0, 4, 100), failing];
+        let samples = in_turns(&mut subjects, &mut || true);
+        assert_eq!(samples[0].as_ref().unwrap().len(), 25);
+        assert_eq!(samples[1], Err("lost".to_owned()));
     }
 }

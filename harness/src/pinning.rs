@@ -7,19 +7,26 @@ pub fn cores() -> usize {
     std::thread::available_parallelism().map_or(1, usize::from)
 }
 
+/// The core that the `index`-th thread is kept on.
+fn core(index: usize) -> Option<core_affinity::CoreId> {
+    let ids = core_affinity::get_core_ids().unwrap_or_default();
+    // From the last one: the first core of a machine is where interrupts and other programs like to be.
+    ids.iter().rev().nth(index % ids.len().max(1)).copied()
+}
+
 /// Keeps the calling thread on the `index`-th core that the process may use. False where the system
 /// does not allow it.
 pub fn pin(index: usize) -> bool {
-    let ids = core_affinity::get_core_ids().unwrap_or_default();
-    // From the last one: the first core of a machine is where interrupts and other programs like to be.
-    let id = ids.iter().rev().nth(index % ids.len().max(1)).copied();
-    id.is_some_and(core_affinity::set_for_current)
+    core(index).is_some_and(core_affinity::set_for_current)
 }
 
-/// Threads that stay on their cores, for kernels to run in.
+/// Threads that stay on their cores, for kernels to run in, and a driver for libraries that bring threads
+/// of their own.
 #[derive(Debug)]
 pub struct Pool {
     pool: rayon::ThreadPool,
+    driver: rayon::ThreadPool,
+    cores: Vec<Option<core_affinity::CoreId>>,
     pinned: bool,
 }
 
@@ -29,20 +36,11 @@ impl Pool {
     /// # Errors
     /// When the system gives no more threads.
     pub fn new(threads: usize) -> Result<Self, String> {
-        static FAILED: AtomicBool = AtomicBool::new(false);
-        FAILED.store(false, Ordering::Relaxed);
-        let pool = rayon::ThreadPoolBuilder::new()
-            .num_threads(threads)
-            .start_handler(|index| {
-                if !pin(index) {
-                    FAILED.store(true, Ordering::Relaxed);
-                }
-            })
-            .build()
-            .map_err(|error| format!("{threads} threads could not be started: {error}"))?;
-        // Every thread has run its start handler once it takes part in this.
-        pool.broadcast(|_| ());
-        Ok(Pool { pool, pinned: !FAILED.load(Ordering::Relaxed) })
+        // Asked before any thread is pinned: a pinned one sees only its own core.
+        let cores: Vec<_> = (0..threads).map(core).collect();
+        let (pool, all) = pinned_pool(&cores)?;
+        let (driver, first) = pinned_pool(&cores[..1])?;
+        Ok(Pool { pool, driver, cores, pinned: all && first })
     }
 
     /// Whether every thread stays on its core.
@@ -60,10 +58,76 @@ impl Pool {
         self.pool.install(work)
     }
 
-    /// Runs something on every thread of the pool at once.
-    pub fn on_each<R: Send>(&self, work: impl Fn() -> R + Sync) -> Vec<R> {
-        self.pool.broadcast(|_| work())
+    /// Runs something on every thread of the pool at once; it gets the thread's number.
+    pub fn on_each<R: Send>(&self, work: impl Fn(usize) -> R + Sync) -> Vec<R> {
+        self.pool.broadcast(|context| work(context.index()))
     }
+
+    /// Runs something on a thread of its own, always the same, on the pool's first core: for a library
+    /// that starts threads itself.
+    pub fn drive<R: Send>(&self, work: impl FnOnce() -> R + Send) -> R {
+        self.driver.install(work)
+    }
+
+    /// As [`drive`](Self::drive); threads that are started meanwhile are kept on the pool's other cores, one
+    /// on each in turn. (A new thread inherits its maker's core: all would share one.)
+    pub fn drive_and_adopt<R: Send>(&self, work: impl FnOnce() -> R + Send) -> R {
+        let before = threads::all();
+        let result = self.drive(work);
+        let others = self.cores.iter().skip(1).chain(self.cores.first()).flatten().cycle();
+        let new = threads::all().into_iter().filter(|id| !before.contains(id));
+        for (id, core) in new.zip(others) {
+            threads::pin(id, core.id);
+        }
+        result
+    }
+}
+
+fn pinned_pool(cores: &[Option<core_affinity::CoreId>]) -> Result<(rayon::ThreadPool, bool), String> {
+    static FAILED: AtomicBool = AtomicBool::new(false);
+    FAILED.store(false, Ordering::Relaxed);
+    let threads = cores.len();
+    let cores = cores.to_vec();
+    let pool = rayon::ThreadPoolBuilder::new()
+        .num_threads(threads)
+        .start_handler(move |index| {
+            if !cores[index].is_some_and(core_affinity::set_for_current) {
+                FAILED.store(true, Ordering::Relaxed);
+            }
+        })
+        .build()
+        .map_err(|error| format!("{threads} threads could not be started: {error}"))?;
+    // Every thread has run its start handler once it takes part in this.
+    pool.broadcast(|_| ());
+    Ok((pool, !FAILED.load(Ordering::Relaxed)))
+}
+
+/// The threads of this process, whoever made them.
+#[cfg(target_os = "linux")]
+mod threads {
+    use rustix::thread::{CpuSet, Pid, sched_setaffinity};
+
+    pub(super) fn all() -> Vec<i32> {
+        let entries = std::fs::read_dir("/proc/self/task").into_iter().flatten().flatten();
+        entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok()).collect()
+    }
+
+    pub(super) fn pin(id: i32, core: usize) {
+        let mut set = CpuSet::new();
+        set.set(core);
+        // It may have ended; a thread that cannot be pinned makes figures scatter, no more.
+        let _ = sched_setaffinity(Pid::from_raw(id), &set);
+    }
+}
+
+/// Elsewhere threads of others stay where the system puts them.
+#[cfg(not(target_os = "linux"))]
+mod threads {
+    pub(super) fn all() -> Vec<i32> {
+        Vec::new()
+    }
+
+    pub(super) fn pin(_: i32, _: usize) {}
 }
 
 #[cfg(test)]
@@ -73,6 +137,35 @@ mod tests {
     #[test]
     fn a_pool_has_its_threads() {
         let pool = Pool::new(3).unwrap();
-        assert_eq!((pool.threads(), pool.on_each(|| 1).len(), pool.run(|| 7)), (3, 3, 7));
+        assert_eq!((pool.threads(), pool.on_each(|_| 1).len(), pool.run(|| 7)), (3, 3, 7));
+        assert_eq!(pool.on_each(|index| index), [0, 1, 2]);
+        let driver = || std::thread::current().id();
+        assert_eq!(pool.drive(driver), pool.drive(driver));
+    }
+
+    /// A thread that a library starts on the driver is moved off the driver's core.
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn threads_of_others_get_cores_of_their_own() {
+        if cores() < 2 {
+            return;
+        }
+        let pool = Pool::new(2).unwrap();
+        let (send, receive) = std::sync::mpsc::channel::<()>();
+        let (answer, answers) = std::sync::mpsc::channel();
+        let thread = pool.drive_and_adopt(move || {
+            std::thread::spawn(move || {
+                let _ = receive.recv();
+                let _ = answer.send(core_affinity::get_core_ids());
+            })
+        });
+        let own = pool.drive(core_affinity::get_core_ids).unwrap();
+        send.send(()).unwrap();
+        let other = answers.recv().unwrap().unwrap();
+        thread.join().unwrap();
+        if pool.is_pinned() {
+            assert_eq!((own.len(), other.len()), (1, 1));
+            assert_ne!(own[0].id, other[0].id);
+        }
     }
 }

@@ -1,19 +1,23 @@
-//! Rows of a benchmark, as they are written: one JSON object a line.
+//! Rows of a benchmark, as they are written and read: one JSON object a line.
 
 use std::fs::{self, File};
 use std::io::{self, BufWriter, Write};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
-use serde::Serialize;
+use kernels::ConvSpec;
+use serde::{Deserialize, Serialize};
 
+use crate::engine::Refusal;
 use crate::file::partial_path;
-use crate::measure::Statistics;
+use crate::provenance::Run;
+use crate::statistics::{Ratio, Statistics};
 
 /// Version of the fields: they are added, never renamed.
 pub const SCHEMA: u32 = 1;
 
 /// What became of a row.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Status {
     /// Verified and timed.
@@ -29,7 +33,7 @@ pub enum Status {
 }
 
 /// What a row is for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Role {
     /// A kernel.
@@ -38,29 +42,59 @@ pub enum Role {
     Aa,
 }
 
+/// Which state the caches are in when the clock starts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Clock {
+    /// The same buffers again and again: input, output and weights are in whichever cache holds them after
+    /// the run before.
+    Warm,
+    /// Input, output and packed weights are others each time, rotated through more memory than the last
+    /// cache holds.
+    Cold,
+}
+
+impl Clock {
+    /// The word.
+    pub fn name(self) -> &'static str {
+        match self {
+            Clock::Warm => "warm",
+            Clock::Cold => "cold",
+        }
+    }
+}
+
 /// A measured row. Times are for one run, in nanoseconds; they are absent unless the status is `ok`.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+/// Fields are added, never renamed; a reader refuses fields that it does not know.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Record {
     /// [`SCHEMA`].
     pub schema: u32,
     /// The layer's name; the spec where it has none.
     pub layer: String,
+    /// The network or file that the layer is of; empty for one given by its spec.
+    #[serde(default)]
+    pub network: String,
     /// How often its network has the layer.
     pub count: usize,
     /// The convolution.
     pub spec: String,
-    /// The kernel's id as it was asked for.
+    /// The id as it was asked for: a kernel's, or a peer's name.
     pub requested: String,
-    /// The id of the kernel that ran, with its instruction set.
+    /// What ran: a kernel's id with its instruction set, or a peer's name for its implementation.
     pub kernel: String,
-    /// Whose kernel: `ours`, or a peer's name.
-    pub engine: &'static str,
+    /// Whose it is: `ours`, or a peer's name.
+    pub engine: String,
+    /// A peer's version.
+    #[serde(default)]
+    pub engine_version: Option<String>,
     /// Threads it was allowed.
     pub threads: usize,
     /// `nchw` or `nhwc`.
-    pub layout: &'static str,
-    /// `warm`: buffers and weights are in whichever cache holds them after the run before.
-    pub clock: &'static str,
+    pub layout: String,
+    /// The state of the caches.
+    pub clock: Clock,
     /// What the row is for.
     pub role: Role,
     /// What became of it.
@@ -89,21 +123,87 @@ pub struct Record {
     pub workspace_bytes: Option<usize>,
     /// Bytes of packed weights.
     pub packed_bytes: Option<usize>,
-    /// Time to make the plan.
+    /// Time to prepare: weights packed, blocking settled.
     pub plan_ns: Option<f64>,
     /// Largest error found, in units of `error_measure`.
     pub max_error: Option<f64>,
     /// What the kernel promises it to be at most.
     pub error_bound: Option<f64>,
     /// What errors are measured in.
-    pub error_measure: Option<&'static str>,
+    pub error_measure: Option<String>,
     /// Whether every thread was kept on a core of its own.
     pub pinned: bool,
+    /// The row that `ratio` compares with: the baseline's id, or of a second row of a kernel its own.
+    #[serde(default)]
+    pub baseline: Option<String>,
+    /// How many times faster than the baseline, as the median over pairs of samples taken side by side.
+    #[serde(default)]
+    pub ratio: Option<f64>,
+    /// Lower end of the 95 % confidence interval of `ratio`.
+    #[serde(default)]
+    pub ratio_low: Option<f64>,
+    /// Upper end.
+    #[serde(default)]
+    pub ratio_high: Option<f64>,
+    /// Time of the very first run, which touches its memory for the first time.
+    #[serde(default)]
+    pub first_ns: Option<f64>,
+    /// Time to bring the input into the engine's own layout and the output back, where it has one; not in
+    /// the other times.
+    #[serde(default)]
+    pub reorder_ns: Option<f64>,
+    /// Floating-point operations over minimal bytes (input, weights and output once).
+    #[serde(default)]
+    pub intensity: Option<f64>,
+    /// The measured multiply-add peak, GFLOP/s.
+    #[serde(default)]
+    pub peak_gflops: Option<f64>,
+    /// The measured bandwidth of `bandwidth_level`, GB/s (10⁹ bytes).
+    #[serde(default)]
+    pub bandwidth_gb_s: Option<f64>,
+    /// Where the minimal bytes lie when the clock starts: `L1`, `L2`, `L3` or `memory`.
+    #[serde(default)]
+    pub bandwidth_level: Option<String>,
+    /// The lower of the two roofs over the layer, GFLOP/s: peak, or intensity · bandwidth.
+    #[serde(default)]
+    pub roof_gflops: Option<f64>,
+    /// `peak`, or the level whose bandwidth binds.
+    #[serde(default)]
+    pub roof: Option<String>,
+    /// `gflops` over `roof_gflops`.
+    #[serde(default)]
+    pub roof_fraction: Option<f64>,
+    /// Speed by the algorithm's own arithmetic, where that is not the definition's.
+    #[serde(default)]
+    pub own_gflops: Option<f64>,
+    /// `own_gflops` over the roof for that arithmetic.
+    #[serde(default)]
+    pub own_fraction: Option<f64>,
+    /// The run that measured the row.
+    #[serde(default)]
+    pub run: Option<Arc<Run>>,
+}
+
+/// Roofs that were measured beside a row.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Roofs {
+    /// GFLOP/s of multiply-adds.
+    pub peak: f64,
+    /// GB/s of the level.
+    pub bandwidth: f64,
+    /// Where the minimal bytes lie.
+    pub level: &'static str,
 }
 
 impl Record {
+    /// There will be no time.
+    pub fn refuse(&mut self, refusal: Refusal) {
+        let Refusal { status, reason } = refusal;
+        (self.status, self.reason) = (status, Some(reason));
+    }
+
     /// Takes over the times.
-    pub fn set_times(&mut self, statistics: &Statistics, flops: u64, peak: Option<f64>) {
+    pub fn set_times(&mut self, statistics: &Statistics, spec: &ConvSpec, own_flops: Option<u64>) {
         let Statistics { samples, median, min, mad, low, high } = *statistics;
         self.samples = samples;
         self.median_ns = Some(median);
@@ -111,11 +211,71 @@ impl Record {
         self.mad_ns = Some(mad);
         self.ci_low_ns = Some(low);
         self.ci_high_ns = Some(high);
-        let gflops = flops as f64 / median.max(f64::MIN_POSITIVE);
-        self.gflops = Some(gflops);
-        self.peak_fraction = peak.map(|peak| gflops / peak);
+        let median = median.max(f64::MIN_POSITIVE);
+        self.gflops = Some(spec.flops() as f64 / median);
+        self.own_gflops = own_flops.map(|flops| flops as f64 / median);
+        self.intensity = Some(spec.arithmetic_intensity());
+    }
+
+    /// Takes over the roofs, after the times.
+    pub fn set_roofs(&mut self, roofs: Roofs) {
+        let (Some(gflops), Some(intensity)) = (self.gflops, self.intensity) else { return };
+        let Roofs { peak, bandwidth, level } = roofs;
+        self.peak_gflops = Some(peak);
+        self.peak_fraction = Some(gflops / peak);
+        self.bandwidth_gb_s = Some(bandwidth);
+        self.bandwidth_level = Some(level.to_owned());
+        let roof = peak.min(intensity * bandwidth);
+        self.roof = Some(if roof < peak { level } else { "peak" }.to_owned());
+        self.roof_gflops = Some(roof);
+        self.roof_fraction = Some(gflops / roof);
+        // The same bytes, for another number of operations.
+        self.own_fraction = self.own_gflops.map(|own| own / peak.min(own / gflops * intensity * bandwidth));
+    }
+
+    /// Takes over how it compares.
+    pub fn set_ratio(&mut self, baseline: &str, ratio: Ratio) {
+        self.baseline = Some(baseline.to_owned());
+        self.ratio = Some(ratio.ratio);
+        self.ratio_low = Some(ratio.low);
+        self.ratio_high = Some(ratio.high);
     }
 }
+
+/// Reads the rows of a file; also says whether the run that wrote it was interrupted.
+///
+/// # Errors
+/// One line that names the file, the line and what is wrong with it: not readable, no JSON object, a field
+/// that is missing or unknown, another version; or no row at all.
+pub fn read(path: &Path) -> Result<(Vec<Record>, bool), String> {
+    let text = fs::read_to_string(path).map_err(|error| format!("{}: {error}", path.display()))?;
+    let mut rows = Vec::new();
+    let mut interrupted = false;
+    for (index, line) in text.lines().enumerate() {
+        let error = |what: String| format!("{}:{}: {what}", path.display(), index + 1);
+        let value: serde_json::Value =
+            serde_json::from_str(line).map_err(|e| error(format!("is no row of results: {e}")))?;
+        match value.get("schema").and_then(serde_json::Value::as_u64) {
+            Some(schema) if schema == u64::from(SCHEMA) => {}
+            Some(schema) => {
+                return Err(error(format!("has version {schema}, but this program reads version {SCHEMA}")));
+            }
+            None => return Err(error("is no row of results: it has no `schema`".to_owned())),
+        }
+        if value.get("status").and_then(serde_json::Value::as_str) == Some(INTERRUPTED) {
+            interrupted = true;
+            continue;
+        }
+        rows.push(serde_json::from_value(value).map_err(|e| error(e.to_string()))?);
+    }
+    if rows.is_empty() {
+        return Err(format!("{}: holds no row of results", path.display()));
+    }
+    Ok((rows, interrupted))
+}
+
+/// The status of the last line of a run that was stopped.
+const INTERRUPTED: &str = "interrupted";
 
 /// A file of JSON lines that takes its name when it is complete; until then it is `FILE.partial`.
 #[derive(Debug)]
@@ -153,7 +313,7 @@ impl Lines {
     pub fn finish(mut self, interrupted: bool) -> io::Result<()> {
         if interrupted {
             let reason = "stopped before all rows were measured";
-            self.add(&serde_json::json!({"schema": SCHEMA, "status": "interrupted", "reason": reason}))?;
+            self.add(&serde_json::json!({"schema": SCHEMA, "status": INTERRUPTED, "reason": reason}))?;
         }
         self.file.get_ref().sync_all()?;
         fs::rename(partial_path(&self.path), &self.path)

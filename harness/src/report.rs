@@ -2,6 +2,7 @@
 
 use std::fmt::Write;
 
+use crate::engine::OURS;
 use crate::record::{Record, Role, Status};
 
 /// How a kernel stands over all its layers.
@@ -24,7 +25,8 @@ pub fn by_layer(rows: &[Record]) -> Vec<Vec<&Record>> {
     let mut layers: Vec<Vec<&Record>> = Vec::new();
     for row in rows {
         let same = |other: &&Record| {
-            (&other.layer, &other.spec, other.threads) == (&row.layer, &row.spec, row.threads)
+            let place = |row: &Record| (row.threads, row.clock);
+            (&other.layer, &other.spec, place(other)) == (&row.layer, &row.spec, place(row))
         };
         match layers.iter_mut().find(|layer| layer.first().is_some_and(same)) {
             Some(layer) => layer.push(row),
@@ -94,10 +96,16 @@ pub fn time(ns: f64) -> String {
     }
 }
 
+/// Whether what ran was chosen among several algorithms or implementations.
+pub fn chosen(row: &Record) -> bool {
+    let algorithm = |id: &str| id.split('/').next().unwrap_or_default().to_owned();
+    row.engine != OURS || algorithm(&row.kernel) != algorithm(&row.requested)
+}
+
 /// The lines of a row in a table: kernel, time, spread, speed, share of the peak, error.
 pub fn cells(row: &Record) -> [String; 6] {
     let kernel = match row.role {
-        Role::Main if row.requested == "auto" => format!("auto = {}", row.kernel),
+        Role::Main if chosen(row) => format!("{} = {}", row.requested, row.kernel),
         Role::Main => row.kernel.clone(),
         Role::Aa => format!("{} again", row.kernel),
     };
@@ -203,22 +211,22 @@ pub fn markdown(title: &str, machine: &str, rows: &[Record]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::engine::Ours;
+    use crate::layers::Layer;
+    use crate::record::{Clock, Roofs};
 
     fn row(layer: &str, kernel: &str, role: Role, median: f64) -> Record {
         let spec = "c1 h3 w3 o1 k3".parse().unwrap();
-        let layer = crate::layers::Layer { name: layer.to_owned(), count: 1, spec };
-        let statistics = crate::measure::Statistics {
-            samples: 3,
-            median,
-            min: median,
-            mad: 0.0,
-            low: median,
-            high: median,
-        };
+        let layer = Layer { name: layer.to_owned(), ..Layer::of_spec(spec) };
+        let samples = [median; 3];
+        let statistics = crate::statistics::Statistics::of(&samples).unwrap();
         let pool = crate::pinning::Pool::new(1).unwrap();
-        let mut row = crate::bench::blank(&layer, kernels::kernel("naive").unwrap(), &pool);
+        let naive = Ours(kernels::kernel("naive").unwrap());
+        let mut row = crate::bench::blank(&layer, &naive, &pool, Clock::Warm, None);
         (row.requested, row.kernel, row.role) = (kernel.to_owned(), kernel.to_owned(), role);
-        row.set_times(&statistics, 1000, Some(2.0));
+        row.set_times(&statistics, &spec, None);
+        row.gflops = Some(10.0);
+        row.set_roofs(Roofs { peak: 2.0, bandwidth: 1e9, level: "L1" });
         row
     }
 

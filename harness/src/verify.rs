@@ -105,7 +105,8 @@ pub fn check_run(plan: &dyn Plan, case: &Case, tensors: &data::Tensors) -> Resul
                 let exactness =
                     if case.kind == Kind::Integer { Exactness::Integers } else { Exactness::Bound };
                 let verdict = verdict(
-                    plan,
+                    plan.spec(),
+                    plan.error_model(),
                     tensors,
                     case.with_bias,
                     &case.options,

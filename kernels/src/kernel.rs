@@ -60,6 +60,12 @@ pub trait Plan: Send + Sync + fmt::Debug {
     /// The bound that the kernel promises for its rounding errors.
     fn error_model(&self) -> ErrorModel;
 
+    /// Floating-point operations of a run by the algorithm's own arithmetic, transforms included; for
+    /// kernels that sum the definition's products [`ConvSpec::flops`].
+    fn flops(&self) -> u64 {
+        self.spec().flops()
+    }
+
     /// Threads that a run uses at most.
     fn threads(&self) -> usize;
 
@@ -261,6 +267,10 @@ pub(crate) trait Body: Send + Sync + fmt::Debug {
     fn threads(&self) -> usize;
     /// The bound that is promised.
     fn error_model(&self) -> ErrorModel;
+    /// Floating-point operations of a run, where they are not the definition's.
+    fn flops(&self) -> Option<u64> {
+        None
+    }
     /// Runs; buffers and scratch have been checked.
     fn run(&self, io: Io<'_>, scratch: &mut [f32]);
 }
@@ -290,6 +300,10 @@ impl Plan for Prepared {
 
     fn error_model(&self) -> ErrorModel {
         self.body.error_model()
+    }
+
+    fn flops(&self) -> u64 {
+        self.body.flops().unwrap_or_else(|| self.spec.flops())
     }
 
     fn threads(&self) -> usize {

@@ -515,6 +515,17 @@ impl<S: Simd, V: Variant> Body for WinogradBody<S, V> {
         ErrorModel::Winograd { k: self.spec.in_channels() as f64 + 22.0, transform: V::TRANSFORM }
     }
 
+    fn flops(&self) -> Option<u64> {
+        let spec = &self.spec;
+        let [c, k] = [spec.in_channels(), spec.out_channels()].map(|n| n as u64);
+        let tiles = [spec.out_height(), spec.out_width()].map(|n| n.div_ceil(V::M) as u64);
+        let tiles = spec.batch() as u64 * tiles[0] * tiles[1];
+        let (alpha, m) = (V::ALPHA as u64, V::M as u64);
+        // Columns, then rows: ALPHA lines each way in, ALPHA and M lines out.
+        let transforms = c * 2 * alpha * V::INPUT_FLOPS + k * (alpha + m) * V::OUTPUT_FLOPS;
+        Some(tiles * (2 * alpha * alpha * c * k + transforms))
+    }
+
     fn run(&self, io: Io<'_>, scratch: &mut [f32]) {
         let units = self.partition.units(self.spec.batch());
         let shared = Shared { input: io.input, bias: io.bias, output: SharedOutput::new(io.output) };

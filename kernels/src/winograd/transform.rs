@@ -20,6 +20,10 @@ pub(super) trait Variant: std::fmt::Debug + Send + Sync + 'static {
     const ALPHA: usize;
     /// The matrices that [`input`](Self::input) and [`output`](Self::output) compute with.
     const TRANSFORM: &'static WinogradTransform;
+    /// Floating-point operations of [`input`](Self::input), for each lane.
+    const INPUT_FLOPS: u64;
+    /// Floating-point operations of [`output`](Self::output), for each lane.
+    const OUTPUT_FLOPS: u64;
     /// Bᵀ d of the first ALPHA vectors.
     fn input<S: Simd>(simd: S, d: Line<S>) -> Line<S>;
     /// Aᵀ m: the first M vectors of the result.
@@ -35,6 +39,8 @@ impl Variant for F2 {
     const M: usize = 2;
     const ALPHA: usize = 4;
     const TRANSFORM: &'static WinogradTransform = &matrices::F2;
+    const INPUT_FLOPS: u64 = 4;
+    const OUTPUT_FLOPS: u64 = 4;
 
     #[inline(always)]
     fn input<S: Simd>(simd: S, d: Line<S>) -> Line<S> {
@@ -60,6 +66,8 @@ impl Variant for F4 {
     const M: usize = 4;
     const ALPHA: usize = 6;
     const TRANSFORM: &'static WinogradTransform = &matrices::F4;
+    const INPUT_FLOPS: u64 = 24;
+    const OUTPUT_FLOPS: u64 = 16;
 
     #[inline(always)]
     fn input<S: Simd>(simd: S, d: Line<S>) -> Line<S> {

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use harness::record::Clock;
 use kernels::{ConvSpec, Layout};
 
 /// Convolution kernels: what there is, what they compute, how fast, and whether it is right.
@@ -72,6 +73,21 @@ impl From<LayoutArg> for Layout {
         match layout {
             LayoutArg::Nchw => Layout::Nchw,
             LayoutArg::Nhwc => Layout::Nhwc,
+        }
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum ClockArg {
+    Warm,
+    Cold,
+}
+
+impl From<ClockArg> for Clock {
+    fn from(clock: ClockArg) -> Self {
+        match clock {
+            ClockArg::Warm => Clock::Warm,
+            ClockArg::Cold => Clock::Cold,
         }
     }
 }
@@ -160,16 +176,38 @@ pub(crate) struct Bench {
     /// Kernels, separated by commas; by default all that support a layer
     #[arg(long, value_name = "ID,…", value_delimiter = ',')]
     pub(crate) kernel: Vec<String>,
+    /// Other libraries to measure beside ours, separated by commas; all is every one that is known
+    #[arg(long, value_name = "NAME,…", value_delimiter = ',')]
+    pub(crate) peers: Vec<String>,
+    /// A shared library of oneDNN, instead of the system's; may be repeated
+    #[arg(long, value_name = "FILE")]
+    pub(crate) onednn: Vec<PathBuf>,
+    /// A shared library of ONNX Runtime, instead of the system's
+    #[arg(long, value_name = "FILE")]
+    pub(crate) onnxruntime: Option<PathBuf>,
     /// Numbers of threads, separated by commas
     #[arg(long, value_name = "N,…", value_delimiter = ',', default_value = "1")]
     pub(crate) threads: Vec<usize>,
     /// Layout of all layers, instead of their own
     #[arg(long)]
     pub(crate) layout: Option<LayoutArg>,
+    /// Batches of all layers, instead of their own, separated by commas
+    #[arg(long, value_name = "N,…", value_delimiter = ',')]
+    pub(crate) batch: Vec<usize>,
+    /// State of the caches: warm (buffers used again and again), cold (rotated through more memory than the
+    /// last cache holds), or both
+    #[arg(long, value_name = "warm|cold,…", value_delimiter = ',', default_value = "warm")]
+    pub(crate) clock: Vec<ClockArg>,
+    /// The row that all are compared with
+    #[arg(long, value_name = "ID", default_value = harness::bench::BASELINE)]
+    pub(crate) baseline: String,
     /// Measuring time for each row, in seconds
     #[arg(long, value_name = "SECONDS", default_value_t = 0.5)]
     pub(crate) time: f64,
-    /// Measure the multiply-add peak beside each row (full runs always do)
+    /// Measuring time for all rows together, in seconds, instead of --time
+    #[arg(long, value_name = "SECONDS", conflicts_with = "time")]
+    pub(crate) budget: Option<f64>,
+    /// Measure the multiply-add peak and the bandwidth beside each row (full runs always do)
     #[arg(long)]
     pub(crate) roofs: bool,
     /// List what would be measured, and the networks there are

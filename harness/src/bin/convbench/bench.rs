@@ -3,12 +3,14 @@
 use std::fs;
 use std::io::Write;
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
 use harness::bench::{Observer, Request};
 use harness::layers::{self, Layer};
-use harness::machine::Machine;
-use harness::record::{Lines, Record, Role, Status};
+use harness::peers::{self, Paths};
+use harness::provenance::Run;
+use harness::record::{Clock, Lines, Record, Role, Status};
 use harness::report::{HEADS, by_layer, cells, ranking_text, text_table};
 use indicatif::ProgressBar;
 
@@ -16,6 +18,7 @@ use crate::{Outcome, Stop, args, progress, refused};
 
 pub(crate) fn bench(args: &args::Bench, out: &mut dyn Write) -> Outcome {
     let layers = layers::with_layout(layers(args)?, args.layout.map(Into::into));
+    let layers = layers::with_batches(layers, &args.batch).map_err(refused)?;
     if args.list {
         return list(&layers, out);
     }
@@ -25,28 +28,33 @@ pub(crate) fn bench(args: &args::Bench, out: &mut dyn Write) -> Outcome {
     if let Some(threads) = args.threads.iter().find(|&&threads| threads == 0 || threads > 1024) {
         return Err(refused(format!("--threads is {threads}, but must be 1 to 1024")));
     }
-    let time = Duration::try_from_secs_f64(args.time)
-        .ok()
-        .filter(|time| (Duration::from_millis(1)..=Duration::from_secs(3600)).contains(time));
-    let Some(time) = time else {
-        return Err(refused(format!("--time is {}, but must be 0.001 to 3600 seconds", args.time)));
-    };
-    let request = Request {
+    let paths = Paths { onednn: args.onednn.clone(), onnxruntime: args.onnxruntime.clone() };
+    let mut request = Request {
         layers,
         kernels,
+        peers: peers::find(&args.peers, &paths).map_err(refused)?,
         threads: args.threads.clone(),
-        time,
+        clocks: args.clock.iter().map(|&clock| clock.into()).collect(),
+        time: seconds("--time", args.time, 3600.0)?,
         roofs: args.roofs || args.spec.is_empty(),
+        baseline: args.baseline.clone(),
+        run: Arc::new(Run::of_process()),
     };
+    if let Some(budget) = args.budget {
+        let budget = seconds("--budget", budget, 1e6)?;
+        let rows: usize = request.layers.iter().map(|layer| request.rows_of(layer)).sum();
+        let rows = (rows * request.threads.len() * request.clocks.len()).max(1);
+        request.time = (budget / u32::try_from(rows).unwrap_or(u32::MAX)).max(Duration::from_millis(1));
+    }
     let lines = match &args.json {
         Some(path) => Some(Lines::create(path).map_err(|error| named(path, &error))?),
         None => None,
     };
     progress::catch_interrupts();
-    let bar = progress::bar((request.layers.len() * request.threads.len()) as u64);
+    let steps = request.layers.len() * request.threads.len() * request.clocks.len();
+    let bar = progress::bar(steps as u64);
     let mut terminal = Terminal { out, lines, bar, error: None };
-    let machine = Machine::detect();
-    let heading = format!("{}, {} cores\n", machine.cpu, machine.cores);
+    let heading = format!("{}, {} cores\n", request.run.cpu, request.run.cores);
     terminal.print(&heading)?;
     let outcome = harness::bench::bench(&request, &mut terminal);
     terminal.bar.finish_and_clear();
@@ -61,14 +69,20 @@ pub(crate) fn bench(args: &args::Bench, out: &mut dyn Write) -> Outcome {
     conclude(&request, &rows, out)
 }
 
+/// A length of time that makes sense.
+fn seconds(option: &str, value: f64, most: f64) -> Result<Duration, Stop> {
+    let time = Duration::try_from_secs_f64(value).ok();
+    time.filter(|time| *time >= Duration::from_millis(1) && value <= most)
+        .ok_or_else(|| refused(format!("{option} is {value}, but must be 0.001 to {most} seconds")))
+}
+
 fn named(path: &Path, error: &std::io::Error) -> Stop {
     refused(format!("{}: {error}", path.display()))
 }
 
 /// The layers asked for, the default ones if none are.
 fn layers(args: &args::Bench) -> Result<Vec<Layer>, Stop> {
-    let mut all: Vec<Layer> =
-        args.spec.iter().map(|spec| Layer { name: spec.to_string(), count: 1, spec: *spec }).collect();
+    let mut all: Vec<Layer> = args.spec.iter().map(|spec| Layer::of_spec(*spec)).collect();
     for path in &args.layers {
         let text = fs::read_to_string(path).map_err(|error| named(path, &error))?;
         all.extend(layers::parse(&text, &path.display().to_string()).map_err(refused)?);
@@ -114,7 +128,11 @@ impl Terminal<'_> {
                 n => format!("{n} threads"),
             };
             let cells: Vec<Vec<String>> = layer.iter().map(|row| cells(row).to_vec()).collect();
-            let head = format!("{name} {}, {threads}", first.spec);
+            let clock = match first.clock {
+                Clock::Warm => "",
+                Clock::Cold => ", cold caches",
+            };
+            let head = format!("{name} {}, {threads}{clock}", first.spec);
             let mut text = format!("{}\n{}", head.trim_start(), text_table(&HEADS, &cells));
             for row in layer.iter().filter(|row| row.status != Status::Ok) {
                 let reason = row.reason.as_deref().unwrap_or_default();
@@ -127,7 +145,7 @@ impl Terminal<'_> {
 }
 
 impl Observer for Terminal<'_> {
-    fn next(&mut self, layer: &Layer, _: usize) {
+    fn next(&mut self, layer: &Layer, _: usize, _: Clock) {
         self.bar.set_message(layer.name.clone());
     }
 

@@ -30,7 +30,7 @@ pub(crate) fn run(args: &args::Run, out: &mut dyn Write) -> Outcome {
         )));
     }
     kernel.supports(&spec).map_err(refused)?;
-    machine::check_memory(&spec, 1).map_err(refused)?;
+    machine::check_memory(&spec, 1, 1).map_err(refused)?;
     let options = PlanOptions {
         threads: args.threads,
         activation: args.relu.then_some(Activation::Relu),

@@ -1,0 +1,183 @@
+//! What can be measured: our kernels and other libraries' convolutions, behind one trait.
+
+use std::cell::RefCell;
+use std::fmt;
+use std::time::{Duration, Instant};
+
+use kernels::{ConvSpec, ErrorModel, Kernel, Plan, PlanOptions, Workspace};
+
+use crate::data::Tensors;
+use crate::pinning::Pool;
+use crate::record::Status;
+
+/// A way to compute convolutions.
+pub trait Engine: fmt::Debug {
+    /// Whose it is: `ours`, or the library's name.
+    fn engine(&self) -> &str;
+
+    /// The row's id: a kernel's, or the library's name and the way it was asked for.
+    fn id(&self) -> &str;
+
+    /// The library's version, where it has one of its own.
+    fn version(&self) -> Option<String> {
+        None
+    }
+
+    /// Prepares a convolution: everything that a user does once, packed weights included. The input
+    /// is already where the engine wants it when this returns.
+    ///
+    /// # Errors
+    /// Why there will be no time.
+    fn prepare<'a>(
+        &'a self,
+        spec: &ConvSpec,
+        io: Io<'a>,
+        pool: &'a Pool,
+    ) -> Result<Box<dyn Prepared + 'a>, Refusal>;
+}
+
+/// The buffers of a convolution, shared by the engines that can work on them in place.
+#[derive(Clone, Copy, Debug)]
+pub struct Io<'a> {
+    /// Input, weights and bias.
+    pub tensors: &'a Tensors,
+    /// The output, in the layout of the spec.
+    pub output: &'a RefCell<Vec<f32>>,
+    /// Scratch memory: in a network all layers share it.
+    pub workspace: &'a RefCell<Workspace<'static>>,
+}
+
+/// Why there is no time for an engine on a layer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Refusal {
+    /// What becomes of the row.
+    pub status: Status,
+    /// Why.
+    pub reason: String,
+}
+
+impl Refusal {
+    /// The engine's method, or what we know of it, does not cover the convolution.
+    pub fn unsupported(reason: impl ToString) -> Self {
+        Refusal { status: Status::Unsupported, reason: reason.to_string() }
+    }
+
+    /// The engine cannot run here.
+    pub fn unavailable(reason: impl ToString) -> Self {
+        Refusal { status: Status::Unavailable, reason: reason.to_string() }
+    }
+}
+
+/// What is known of a prepared convolution before it is timed.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Facts {
+    /// What runs: a kernel's id with its instruction set, or the library's name for its implementation.
+    pub implementation: String,
+    /// Time that preparing took.
+    pub plan: Duration,
+    /// Bytes of scratch memory, where known.
+    pub workspace_bytes: Option<usize>,
+    /// Bytes of packed weights, where known.
+    pub packed_bytes: Option<usize>,
+    /// Floating-point operations of a run by the algorithm's own arithmetic, where it is not the
+    /// definition's.
+    pub own_flops: Option<u64>,
+    /// The bound that errors are held against.
+    pub error_model: ErrorModel,
+}
+
+/// A convolution that is ready to run.
+pub trait Prepared {
+    /// What is known of it.
+    fn facts(&self) -> &Facts;
+
+    /// Runs so many times, each from the input that lies ready to an output in the engine's own layout;
+    /// how long that took in all.
+    ///
+    /// # Errors
+    /// When the library fails.
+    fn time(&mut self, repeats: u64) -> Result<Duration, String>;
+
+    /// Brings the result of the last run to `output` in the layout of the spec; does nothing where the
+    /// run itself has written there.
+    ///
+    /// # Errors
+    /// When the library fails.
+    fn store(&mut self, output: &mut [f32]) -> Result<(), String>;
+
+    /// Where input and output lie in a layout of the engine's own: brings the input into it and the
+    /// output back, once; how long that took.
+    fn reorder(&mut self) -> Option<Duration> {
+        None
+    }
+}
+
+/// One of our kernels.
+#[derive(Clone, Copy, Debug)]
+pub struct Ours(pub &'static dyn Kernel);
+
+impl Engine for Ours {
+    fn engine(&self) -> &str {
+        OURS
+    }
+
+    fn id(&self) -> &str {
+        self.0.id()
+    }
+
+    fn prepare<'a>(
+        &'a self,
+        spec: &ConvSpec,
+        io: Io<'a>,
+        pool: &'a Pool,
+    ) -> Result<Box<dyn Prepared + 'a>, Refusal> {
+        self.0.availability().map_err(Refusal::unavailable)?;
+        self.0.supports(spec).map_err(Refusal::unsupported)?;
+        let options = PlanOptions { threads: pool.threads(), ..Default::default() };
+        let start = Instant::now();
+        let plan = self.0.plan(spec, &io.tensors.weights, &options).map_err(Refusal::unsupported)?;
+        let facts = Facts {
+            implementation: plan.kernel_id().to_owned(),
+            plan: start.elapsed(),
+            workspace_bytes: Some(4 * plan.workspace_len()),
+            packed_bytes: Some(plan.packed_bytes()),
+            own_flops: Some(plan.flops()).filter(|&flops| flops != spec.flops()),
+            error_model: plan.error_model(),
+        };
+        Ok(Box::new(OurPlan { plan, io, pool, facts }))
+    }
+}
+
+/// The name of our own engine.
+pub const OURS: &str = "ours";
+
+struct OurPlan<'a> {
+    plan: Box<dyn Plan>,
+    io: Io<'a>,
+    pool: &'a Pool,
+    facts: Facts,
+}
+
+impl Prepared for OurPlan<'_> {
+    fn facts(&self) -> &Facts {
+        &self.facts
+    }
+
+    fn time(&mut self, repeats: u64) -> Result<Duration, String> {
+        let OurPlan { plan, io, pool, .. } = self;
+        let (output, workspace) = (&mut io.output.borrow_mut()[..], &mut *io.workspace.borrow_mut());
+        let tensors = io.tensors;
+        pool.run(|| {
+            let start = Instant::now();
+            for _ in 0..repeats {
+                plan.run(&tensors.input, Some(&tensors.bias), output, workspace)
+                    .map_err(|e| e.to_string())?;
+            }
+            Ok(start.elapsed())
+        })
+    }
+
+    fn store(&mut self, _: &mut [f32]) -> Result<(), String> {
+        Ok(())
+    }
+}

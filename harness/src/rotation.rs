@@ -1,0 +1,112 @@
+//! The clock's two states: warm runs use the same buffers again and again, cold ones rotate through more
+//! memory than the last cache holds.
+
+use std::fmt;
+
+use kernels::{CacheSizes, Isa, roof};
+
+use crate::engine::Prepared;
+use crate::measure::Spent;
+use crate::pinning::Pool;
+
+/// Sets of buffers at most.
+const MOST_SETS: usize = 64;
+
+/// How many sets of buffers a rotation over cold caches has for a convolution of so many bytes, and how many
+/// bytes of other memory are read before each run, so that a round through all sets touches a quarter more
+/// than the last cache holds.
+pub fn sets_and_ballast(bytes: u64, caches: CacheSizes) -> (usize, usize) {
+    let target = caches.l3.max(caches.l2) as u64 / 4 * 5;
+    let sets = target.div_ceil(bytes.max(1)).clamp(2, MOST_SETS as u64);
+    let rest = target.saturating_sub(sets * bytes);
+    (sets as usize, rest.div_ceil(sets) as usize)
+}
+
+/// A convolution that is ready to run, on one set of buffers or on several in turn.
+pub struct Rotation<'a> {
+    sets: Vec<Box<dyn Prepared + 'a>>,
+    next: usize,
+    ballast: Option<Ballast<'a>>,
+}
+
+/// Memory that is read between runs on every core, to empty the caches of what a small layer leaves there.
+#[derive(Clone, Copy, Debug)]
+pub struct Ballast<'a> {
+    /// The memory.
+    pub memory: &'a [f32],
+    /// f32s to be read before each run.
+    pub each: usize,
+    /// Where the runs are.
+    pub pool: &'a Pool,
+    /// What to read with.
+    pub isa: Isa,
+}
+
+impl Ballast<'_> {
+    fn sweep(&self, turn: usize) {
+        let turns = (self.memory.len() / self.each.max(1)).max(1);
+        let first = turn % turns * self.each;
+        let part = &self.memory[first..(first + self.each).min(self.memory.len())];
+        // The same kernel has run on this instruction set.
+        self.pool.on_each(|_| roof::read(self.isa, part).unwrap_or(0));
+    }
+}
+
+impl fmt::Debug for Rotation<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Rotation").field("sets", &self.sets.len()).field("ballast", &self.ballast).finish()
+    }
+}
+
+impl<'a> Rotation<'a> {
+    /// Runs on the same buffers.
+    pub fn warm(prepared: Box<dyn Prepared + 'a>) -> Self {
+        Rotation { sets: vec![prepared], next: 0, ballast: None }
+    }
+
+    /// Runs on each set in turn, after ballast was read.
+    pub fn cold(sets: Vec<Box<dyn Prepared + 'a>>, ballast: Ballast<'a>) -> Self {
+        Rotation { sets, next: 0, ballast: Some(ballast) }
+    }
+
+    /// Sets of buffers.
+    pub fn sets(&self) -> usize {
+        self.sets.len()
+    }
+
+    /// Runs so many times.
+    ///
+    /// # Errors
+    /// When a library fails.
+    pub fn time(&mut self, repeats: u64) -> Result<Spent, String> {
+        let Some(ballast) = self.ballast else {
+            return self.sets[0].time(repeats).map(Spent::all);
+        };
+        let start = std::time::Instant::now();
+        let mut timed = std::time::Duration::ZERO;
+        for _ in 0..repeats {
+            ballast.sweep(self.next);
+            let set = self.next % self.sets.len();
+            timed += self.sets[set].time(1)?;
+            self.next = self.next.wrapping_add(1);
+        }
+        Ok(Spent { timed, total: start.elapsed() })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_round_touches_more_than_the_last_cache_holds() {
+        let caches = CacheSizes { l1d: 32 << 10, l2: 1 << 20, l3: 32 << 20 };
+        for bytes in [1, 1000, 100_000, 1 << 20, 30 << 20, 500 << 20] {
+            let (sets, ballast) = sets_and_ballast(bytes, caches);
+            let touched = sets as u64 * (bytes + ballast as u64);
+            assert!((2..=64).contains(&sets) && touched >= 40 << 20, "{bytes}: {sets}, {ballast}");
+        }
+        assert_eq!(sets_and_ballast(20 << 20, caches), (2, 0));
+        assert_eq!(sets_and_ballast(8 << 20, CacheSizes { l3: 0, ..caches }).0, 2);
+    }
+}

@@ -1,0 +1,178 @@
+//! What samples say: their middle, how sure it is, and how two subjects compare.
+
+use rand::{RngExt, SeedableRng};
+use rand_chacha::ChaCha8Rng;
+
+use crate::measure::Sample;
+
+/// A sample's middle, spread and how sure the middle is.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Statistics {
+    /// Samples.
+    pub samples: usize,
+    /// Median.
+    pub median: f64,
+    /// Smallest.
+    pub min: f64,
+    /// Median absolute deviation from the median.
+    pub mad: f64,
+    /// Lower end of the median's 95 % confidence interval.
+    pub low: f64,
+    /// Upper end.
+    pub high: f64,
+}
+
+impl Statistics {
+    /// Of some samples, in the order in which they were taken; `None` without any.
+    pub fn of(samples: &[f64]) -> Option<Self> {
+        let mut sorted = samples.to_vec();
+        let median = median(&mut sorted)?;
+        let mut deviations: Vec<f64> = samples.iter().map(|x| (x - median).abs()).collect();
+        let mad = self::median(&mut deviations)?;
+        let (low, high) = interval(samples, median);
+        Some(Statistics { samples: samples.len(), median, min: sorted[0], mad, low, high })
+    }
+}
+
+/// How many times faster one subject is than another.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Ratio {
+    /// Median over pairs of samples taken side by side of the other's time over this one's.
+    pub ratio: f64,
+    /// Lower end of its 95 % confidence interval.
+    pub low: f64,
+    /// Upper end.
+    pub high: f64,
+}
+
+impl Ratio {
+    /// Of a baseline's and a subject's samples: each sample of whoever has fewer is paired with the other's
+    /// that is nearest in rounds. `None` without any.
+    pub fn paired(baseline: &[Sample], subject: &[Sample]) -> Option<Self> {
+        let ratios: Vec<f64> = if baseline.len() < subject.len() {
+            nearest(baseline, subject).map(|(base, own)| base / own).collect()
+        } else {
+            nearest(subject, baseline).map(|(own, base)| base / own).collect()
+        };
+        let ratio = median(&mut ratios.clone())?;
+        let (low, high) = interval(&ratios, ratio);
+        Some(Ratio { ratio, low, high })
+    }
+}
+
+/// Each sample of `few` with the one of `many` that was taken in the nearest round.
+fn nearest<'a>(few: &'a [Sample], many: &'a [Sample]) -> impl Iterator<Item = (f64, f64)> + 'a {
+    few.iter().filter_map(|sample| {
+        let after = many.partition_point(|other| other.round < sample.round);
+        let candidates = [after.checked_sub(1), Some(after)];
+        let other = candidates
+            .into_iter()
+            .flatten()
+            .filter_map(|i| many.get(i))
+            .min_by_key(|other| other.round.abs_diff(sample.round))?;
+        Some((sample.ns, other.ns))
+    })
+}
+
+/// Resamplings of the bootstrap.
+const RESAMPLINGS: usize = 400;
+
+/// A 95 % confidence interval of the median: a percentile bootstrap of blocks of neighbouring samples,
+/// because on a shared machine neighbours are alike. It always holds the median itself.
+fn interval(samples: &[f64], median: f64) -> (f64, f64) {
+    let n = samples.len();
+    let block = (n as f64).cbrt().ceil() as usize;
+    let mut rng = ChaCha8Rng::seed_from_u64(n as u64);
+    let mut drawn = Vec::with_capacity(n + block);
+    let mut medians: Vec<f64> = (0..RESAMPLINGS)
+        .filter_map(|_| {
+            drawn.clear();
+            while drawn.len() < n {
+                let first = rng.random_range(0..=n - block);
+                drawn.extend_from_slice(&samples[first..first + block]);
+            }
+            drawn.truncate(n);
+            self::median(&mut drawn)
+        })
+        .collect();
+    medians.sort_by(f64::total_cmp);
+    let at = |share: f64| medians[(share * (medians.len() - 1) as f64).round() as usize];
+    (at(0.025).min(median), at(0.975).max(median))
+}
+
+/// The middle value, of an even number the mean of both; sorts.
+pub fn median(samples: &mut [f64]) -> Option<f64> {
+    samples.sort_by(f64::total_cmp);
+    let middle = samples.len() / 2;
+    match samples.len() {
+        0 => None,
+        n if n % 2 == 1 => Some(samples[middle]),
+        _ => Some((samples[middle - 1] + samples[middle]) / 2.0),
+    }
+}
+
+/// The geometric mean of positive numbers; `None` without any.
+pub fn geometric_mean(values: impl IntoIterator<Item = f64>) -> Option<f64> {
+    let (mut count, mut logs) = (0, 0.0);
+    for value in values {
+        count += 1;
+        logs += value.ln();
+    }
+    (count > 0).then(|| (logs / f64::from(count)).exp())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn samples(rounds: impl Iterator<Item = usize>, ns: impl Fn(usize) -> f64) -> Vec<Sample> {
+        rounds.map(|round| Sample { round, ns: ns(round) }).collect()
+    }
+
+    #[test]
+    fn statistics_of_known_samples() {
+        let s = Statistics::of(&[5.0, 1.0, 2.0, 4.0, 3.0]).unwrap();
+        assert_eq!((s.samples, s.median, s.min, s.mad), (5, 3.0, 1.0, 1.0));
+        assert!(s.low >= 1.0 && s.low <= 3.0 && s.high >= 3.0 && s.high <= 5.0);
+        assert_eq!(Statistics::of(&[1.0, 2.0]).unwrap().median, 1.5);
+        assert_eq!(Statistics::of(&[]), None);
+        let same = Statistics::of(&[7.0; 2000]).unwrap();
+        assert_eq!((same.low, same.high, same.mad), (7.0, 7.0, 0.0));
+    }
+
+    /// Of a hundred draws from one distribution about 95 intervals hold its median.
+    #[test]
+    fn intervals_hold_the_median_as_often_as_they_say() {
+        let mut rng = ChaCha8Rng::seed_from_u64(1);
+        let hits = (0..200)
+            .filter(|_| {
+                let draw: Vec<f64> = (0..100).map(|_| rng.random::<f64>().powi(2)).collect();
+                let s = Statistics::of(&draw).unwrap();
+                s.low <= 0.25 && 0.25 <= s.high
+            })
+            .count();
+        assert!((176..=200).contains(&hits), "{hits} of 200");
+    }
+
+    /// A drift that hits both alike is not in the ratio.
+    #[test]
+    fn pairs_cancel_drift() {
+        let drift = |round: usize| 1.0 + round as f64 / 10.0;
+        let fast = samples(0..100, |round| 100.0 * drift(round));
+        let slow = samples((0..100).step_by(5), |round| 300.0 * drift(round));
+        let ratio = Ratio::paired(&slow, &fast).unwrap();
+        assert!((ratio.ratio - 3.0).abs() < 1e-12 && ratio.low > 2.999 && ratio.high < 3.001, "{ratio:?}");
+        let inverse = Ratio::paired(&fast, &slow).unwrap();
+        assert!((inverse.ratio - 1.0 / 3.0).abs() < 1e-12);
+        // Where rounds differ the nearest counts.
+        let ratio = Ratio::paired(&samples([10].into_iter(), |_| 2.0), &fast).unwrap();
+        assert_eq!(ratio.ratio, 2.0 / 200.0);
+        assert_eq!(Ratio::paired(&[], &fast), None);
+    }
+
+    #[test]
+    fn geometric_means() {
+        assert!((geometric_mean([1.0, 4.0]).unwrap() - 2.0).abs() < 1e-12);
+        assert_eq!(geometric_mean([]), None);
+    }
+}
