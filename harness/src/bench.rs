@@ -227,7 +227,7 @@ fn layer_rows(
     compare(&mut rows, &contenders, of_rows, &request.baseline);
     let rates = of_roofs.iter().zip(&roofs).filter_map(|(samples, (of, roof))| {
         let fastest = samples.as_ref().ok()?.iter().map(|sample| sample.ns).min_by(f64::total_cmp)?;
-        Some((*of, roof.run(pool) as f64 / fastest))
+        Some((*of, roof.time(pool, 1).1 as f64 / fastest))
     });
     set_roofs(&mut rows, &rates.collect::<Vec<_>>());
     Some(rows)

@@ -9,18 +9,15 @@ use serde::{Deserialize, Serialize};
 use crate::pinning::Pool;
 
 /// A loop to be timed whose rate is a roof.
-pub trait Roof {
-    /// One run on every thread of the pool at once; the work of all: floating-point operations or bytes.
-    fn run(&self, pool: &Pool) -> u64;
+pub trait Roof: Sync {
+    /// So many runs on the thread of this number; their work: floating-point operations or bytes.
+    fn work(&self, thread: usize, repeats: u64) -> u64;
 
-    /// Runs so many times; the time of all of them, and the work of one.
+    /// So many runs on every thread of the pool at once; their time, and the work of all.
     fn time(&self, pool: &Pool, repeats: u64) -> (Duration, u64) {
         let start = Instant::now();
-        let mut work = 0;
-        for _ in 0..repeats {
-            work = self.run(pool);
-        }
-        (start.elapsed(), work)
+        let work = pool.on_each(|thread| self.work(thread, repeats));
+        (start.elapsed(), work.into_iter().sum())
     }
 }
 
@@ -41,9 +38,9 @@ impl Peak {
 }
 
 impl Roof for Peak {
-    fn run(&self, pool: &Pool) -> u64 {
+    fn work(&self, _: usize, repeats: u64) -> u64 {
         // Available: `new` has asked.
-        pool.on_each(|_| roof::multiply_adds(self.0, PEAK_STEPS).unwrap_or(0)).into_iter().sum()
+        (0..repeats).map(|_| roof::multiply_adds(self.0, PEAK_STEPS).unwrap_or(0)).sum()
     }
 }
 
@@ -80,22 +77,19 @@ impl Stream {
 }
 
 impl Roof for Stream {
-    fn run(&self, pool: &Pool) -> u64 {
-        let work = |index: usize| {
-            // No thread panics while it holds its buffer.
-            let Ok(mut buffer) = self.buffers[index].lock() else { return 0 };
-            let bytes = match self.traffic {
-                Traffic::Read => roof::read(self.isa, &buffer),
-                Traffic::Write => roof::write(self.isa, &mut buffer),
-                Traffic::Copy => {
-                    let half = buffer.len() / 2;
-                    let (from, to) = buffer.split_at_mut(half);
-                    roof::copy(self.isa, from, to)
-                }
-            };
-            bytes.unwrap_or(0)
+    fn work(&self, thread: usize, repeats: u64) -> u64 {
+        // No thread panics while it holds its buffer.
+        let Ok(mut buffer) = self.buffers[thread].lock() else { return 0 };
+        let half = buffer.len() / 2;
+        let mut once = || match self.traffic {
+            Traffic::Read => roof::read(self.isa, &buffer),
+            Traffic::Write => roof::write(self.isa, &mut buffer),
+            Traffic::Copy => {
+                let (from, to) = buffer.split_at_mut(half);
+                roof::copy(self.isa, from, to)
+            }
         };
-        pool.on_each(work).into_iter().sum()
+        (0..repeats).map(|_| once().unwrap_or(0)).sum()
     }
 }
 
@@ -111,7 +105,7 @@ fn fastest(roof: &dyn Roof, pool: &Pool, time: Duration, shortest: Duration) -> 
             repeats *= 2;
             continue;
         }
-        best = best.max(repeats as f64 * work as f64 / taken.as_nanos().max(1) as f64);
+        best = best.max(work as f64 / taken.as_nanos().max(1) as f64);
         if start.elapsed() >= time {
             return best;
         }
@@ -222,9 +216,9 @@ mod tests {
         let (one, two) = (Pool::new(1).unwrap(), Pool::new(2).unwrap());
         let isa = Isa::best().unwrap();
         let peak = Peak::new(isa).unwrap();
-        assert_eq!(2 * peak.run(&one), peak.run(&two));
-        let stream = |pool| Stream::new(isa, Traffic::Read, 4096, pool).unwrap().run(pool);
-        assert_eq!((stream(&one), stream(&two)), (4096, 8192));
+        assert_eq!(2 * peak.time(&one, 3).1, peak.time(&two, 3).1);
+        let stream = |pool| Stream::new(isa, Traffic::Read, 4096, pool).unwrap().time(pool, 2).1;
+        assert_eq!((stream(&one), stream(&two)), (8192, 16384));
     }
 
     #[test]
