@@ -6,7 +6,8 @@
 //! - [`layers`] reads layers of networks; [`engine`] is what can be measured on them, our kernels and
 //!   [`peers`]; [`measure`] times things in turns, [`limits`] knows the machine's roofs, [`statistics`] what
 //!   samples say, [`rotation`] empties caches, [`mod@bench`] makes rows of it all, [`record`] writes and reads them;
-//! - [`report`] shows rows;
+//! - [`report`] shows rows, [`noise`] knows how much they scatter, [`compare`] sets two runs side by side,
+//!   [`regret`] says what `auto` loses;
 //! - [`machine`] says what machine it is, [`provenance`] where rows come from, [`pinning`] keeps threads on their cores, [`mod@file`] and [`npy`]
 //!   write and read files.
 //!
@@ -14,6 +15,7 @@
 
 pub mod bench;
 pub mod check;
+pub mod compare;
 pub mod data;
 pub mod engine;
 pub mod file;
@@ -22,6 +24,7 @@ pub mod layers;
 pub mod limits;
 pub mod machine;
 pub mod measure;
+pub mod noise;
 pub mod npy;
 pub mod onnx;
 pub mod oracle;
@@ -29,6 +32,7 @@ pub mod peers;
 pub mod pinning;
 pub mod provenance;
 pub mod record;
+pub mod regret;
 pub mod report;
 pub mod rotation;
 pub mod statistics;

@@ -319,3 +319,85 @@ impl Lines {
         fs::rename(partial_path(&self.path), &self.path)
     }
 }
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+    use crate::engine::Ours;
+    use crate::layers::Layer;
+    use crate::pinning::Pool;
+
+    /// A row of a kernel that took so long on a layer with one thread and warm caches.
+    pub(crate) fn row(layer: &str, kernel: &str, ns: f64) -> Record {
+        let spec: ConvSpec = "c1 h3 w3 o1 k3".parse().unwrap();
+        let layer = Layer { name: layer.to_owned(), ..Layer::of_spec(spec) };
+        let naive = Ours(kernels::kernel("naive").unwrap());
+        let mut row = crate::bench::blank(&layer, &naive, &Pool::new(1).unwrap(), Clock::Warm, None);
+        (row.requested, row.kernel) = (kernel.to_owned(), kernel.to_owned());
+        row.set_times(&Statistics::of(&[ns; 3]).unwrap(), &spec, None);
+        row
+    }
+
+    fn written(name: &str, lines: &[&str]) -> PathBuf {
+        let path = std::env::temp_dir().join(format!("harness-record-{}-{name}", std::process::id()));
+        fs::write(&path, lines.join("\n")).unwrap();
+        path
+    }
+
+    #[test]
+    fn rows_survive_their_file() {
+        let path = written("whole", &[]);
+        let mut file = Lines::create(&path).unwrap();
+        let mut rows = vec![row("a", "direct", 100.0), row("b", "naive", 1e9 / 3.0)];
+        rows[1].set_roofs(Roofs { peak: 100.0, bandwidth: 10.0, level: "L2" });
+        rows[1].run = Some(Arc::new(Run::new("test".to_owned())));
+        for row in &rows {
+            file.add(row).unwrap();
+        }
+        file.finish(false).unwrap();
+        assert_eq!(read(&path).unwrap(), (rows.clone(), false));
+        let mut file = Lines::create(&path).unwrap();
+        file.add(&rows[0]).unwrap();
+        file.finish(true).unwrap();
+        assert_eq!(read(&path).unwrap(), (rows[..1].to_vec(), true));
+        fs::remove_file(path).unwrap();
+    }
+
+    #[test]
+    fn bad_files_are_told_by_line() {
+        let good = serde_json::to_string(&row("a", "direct", 100.0)).unwrap();
+        let message = |name: &str, lines: &[&str]| {
+            let path = written(name, lines);
+            let message = read(&path).unwrap_err();
+            fs::remove_file(path).unwrap();
+            assert_eq!(message.lines().count(), 1, "{message}");
+            message
+        };
+        assert!(message("cut", &[&good, &good[..50]]).contains("cut:2: is no row of results"));
+        assert!(message("array", &["[1]"]).contains("it has no `schema`"));
+        let other = good.replace("\"schema\":1", "\"schema\":7");
+        assert!(message("version", &[&other]).contains("has version 7, but this program reads version 1"));
+        let unknown = good.replacen('{', "{\"colour\":1,", 1);
+        assert!(message("unknown", &[&unknown]).contains("unknown field `colour`"));
+        let missing = good.replace("\"threads\":1,", "");
+        assert!(message("missing", &[&missing]).contains("missing field `threads`"));
+        assert!(message("empty", &[]).contains("holds no row"));
+        assert!(read(Path::new("absent.jsonl")).unwrap_err().contains("absent.jsonl"));
+    }
+
+    #[test]
+    fn the_lower_roof_binds() {
+        // 18 floating-point operations for 9 + 9 + 1 floats of 4 bytes.
+        let mut row = row("a", "direct", 9.0);
+        assert_eq!((row.gflops, row.intensity), (Some(2.0), Some(18.0 / 76.0)));
+        row.set_roofs(Roofs { peak: 4.0, bandwidth: 7.6, level: "L2" });
+        assert_eq!((row.roof.as_deref(), row.peak_fraction), (Some("L2"), Some(0.5)));
+        assert!((row.roof_fraction.unwrap() - 2.0 / 1.8).abs() < 1e-12, "{row:?}");
+        row.set_roofs(Roofs { peak: 4.0, bandwidth: 1e6, level: "L2" });
+        assert_eq!((row.roof.as_deref(), row.roof_fraction), (Some("peak"), Some(0.5)));
+        // Half the arithmetic in the same time: half the speed, and half as much for each byte.
+        row.own_gflops = Some(1.0);
+        row.set_roofs(Roofs { peak: 4.0, bandwidth: 7.6, level: "L2" });
+        assert!((row.own_fraction.unwrap() - 1.0 / 0.9).abs() < 1e-12, "{row:?}");
+    }
+}

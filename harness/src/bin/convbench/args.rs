@@ -26,6 +26,10 @@ pub(crate) enum Command {
     Run(Run),
     /// Verify kernels on layers, then time them in turns
     Bench(Bench),
+    /// Set two results of bench side by side; fails when something got slower
+    Compare(Compare),
+    /// How much auto loses against the best kernel on each layer
+    Regret(Regret),
     /// Run random convolutions on every kernel and instruction set and compare with the definition
     Verify(Verify),
     /// Print a completion script
@@ -162,8 +166,9 @@ fn padding(text: &str) -> Result<PaddingArg, String> {
     }
 }
 
+/// What is measured, and for how long.
 #[derive(Debug, Args)]
-pub(crate) struct Bench {
+pub(crate) struct What {
     /// A convolution, e.g. "c64 h56 w56 o64 k3 p1"; may be repeated
     #[arg(long, value_name = "SPEC")]
     pub(crate) spec: Vec<ConvSpec>,
@@ -207,6 +212,12 @@ pub(crate) struct Bench {
     /// Measuring time for all rows together, in seconds, instead of --time
     #[arg(long, value_name = "SECONDS", conflicts_with = "time")]
     pub(crate) budget: Option<f64>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Bench {
+    #[command(flatten)]
+    pub(crate) what: What,
     /// Measure the multiply-add peak and the bandwidth beside each row (full runs always do)
     #[arg(long)]
     pub(crate) roofs: bool,
@@ -216,6 +227,43 @@ pub(crate) struct Bench {
     /// Also write rows to this file, a JSON object a line
     #[arg(long, value_name = "FILE")]
     pub(crate) json: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Compare {
+    /// Results of the earlier run
+    #[arg(value_name = "BASE")]
+    pub(crate) base: PathBuf,
+    /// Results of the later run
+    #[arg(value_name = "NEW")]
+    pub(crate) new: PathBuf,
+    /// A row that is slower by more than this, beyond noise and intervals, fails the comparison
+    #[arg(long, value_name = "PERCENT", default_value_t = 5.0)]
+    pub(crate) threshold: f64,
+    /// Compare times over that of each run's own baseline, which cancels what slows the whole machine
+    #[arg(long)]
+    pub(crate) relative: bool,
+    /// Compare runs on unlike machines too
+    #[arg(long)]
+    pub(crate) any_machine: bool,
+    /// Also show ties
+    #[arg(long)]
+    pub(crate) all: bool,
+    /// Print JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Regret {
+    /// Results of bench; without any, it is measured now
+    #[arg(value_name = "RESULTS")]
+    pub(crate) results: Vec<PathBuf>,
+    /// Print JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+    #[command(flatten)]
+    pub(crate) what: What,
 }
 
 #[derive(Debug, Args)]

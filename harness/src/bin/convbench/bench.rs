@@ -17,11 +17,27 @@ use indicatif::ProgressBar;
 use crate::{Outcome, Stop, args, progress, refused};
 
 pub(crate) fn bench(args: &args::Bench, out: &mut dyn Write) -> Outcome {
-    let layers = layers::with_layout(layers(args)?, args.layout.map(Into::into));
-    let layers = layers::with_batches(layers, &args.batch).map_err(refused)?;
+    let layers = wanted(&args.what)?;
     if args.list {
         return list(&layers, out);
     }
+    let roofs = args.roofs || args.what.spec.is_empty();
+    measure(request(&args.what, layers, roofs)?, args.json.as_deref(), out).map(|_| ())
+}
+
+/// Measures what is asked for, without roofs, and returns the rows if that went well.
+pub(crate) fn rows(what: &args::What) -> Result<Vec<Record>, Stop> {
+    measure(request(what, wanted(what)?, false)?, None, &mut std::io::sink())
+}
+
+/// The layers, as they are to be measured.
+fn wanted(args: &args::What) -> Result<Vec<Layer>, Stop> {
+    let layers = layers::with_layout(layers(args)?, args.layout.map(Into::into));
+    layers::with_batches(layers, &args.batch).map_err(refused)
+}
+
+/// Checks all that is asked for.
+fn request(args: &args::What, layers: Vec<Layer>, roofs: bool) -> Result<Request, Stop> {
     kernels::Isa::best().map_err(refused)?;
     let kernels =
         args.kernel.iter().map(|id| kernels::kernel(id).map_err(refused)).collect::<Result<Vec<_>, _>>()?;
@@ -36,7 +52,7 @@ pub(crate) fn bench(args: &args::Bench, out: &mut dyn Write) -> Outcome {
         threads: args.threads.clone(),
         clocks: args.clock.iter().map(|&clock| clock.into()).collect(),
         time: seconds("--time", args.time, 3600.0)?,
-        roofs: args.roofs || args.spec.is_empty(),
+        roofs,
         baseline: args.baseline.clone(),
         run: Arc::new(Run::of_process()),
     };
@@ -46,27 +62,33 @@ pub(crate) fn bench(args: &args::Bench, out: &mut dyn Write) -> Outcome {
         let rows = (rows * request.threads.len() * request.clocks.len()).max(1);
         request.time = (budget / u32::try_from(rows).unwrap_or(u32::MAX)).max(Duration::from_millis(1));
     }
-    let lines = match &args.json {
+    Ok(request)
+}
+
+/// Measures, shows rows as they come, and concludes.
+fn measure(request: Request, json: Option<&Path>, out: &mut dyn Write) -> Result<Vec<Record>, Stop> {
+    let lines = match json {
         Some(path) => Some(Lines::create(path).map_err(|error| named(path, &error))?),
         None => None,
     };
     progress::catch_interrupts();
     let steps = request.layers.len() * request.threads.len() * request.clocks.len();
     let bar = progress::bar(steps as u64);
-    let mut terminal = Terminal { out, lines, bar, error: None };
+    let mut terminal = Terminal { out: &mut *out, lines, bar, error: None };
     let heading = format!("{}, {} cores\n", request.run.cpu, request.run.cores);
     terminal.print(&heading)?;
     let outcome = harness::bench::bench(&request, &mut terminal);
     terminal.bar.finish_and_clear();
     let Terminal { lines, error, .. } = terminal;
-    if let (Some(lines), Some(path)) = (lines, &args.json) {
+    if let (Some(lines), Some(path)) = (lines, json) {
         lines.finish(progress::interrupted()).map_err(|error| named(path, &error))?;
     }
     if let Some(error) = error {
         return Err(error);
     }
     let rows = outcome.map_err(refused)?;
-    conclude(&request, &rows, out)
+    conclude(&request, &rows, out)?;
+    Ok(rows)
 }
 
 /// A length of time that makes sense.
@@ -81,7 +103,7 @@ fn named(path: &Path, error: &std::io::Error) -> Stop {
 }
 
 /// The layers asked for, the default ones if none are.
-fn layers(args: &args::Bench) -> Result<Vec<Layer>, Stop> {
+fn layers(args: &args::What) -> Result<Vec<Layer>, Stop> {
     let mut all: Vec<Layer> = args.spec.iter().map(|spec| Layer::of_spec(*spec)).collect();
     for path in &args.layers {
         let text = fs::read_to_string(path).map_err(|error| named(path, &error))?;

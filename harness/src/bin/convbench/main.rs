@@ -5,6 +5,7 @@
 
 mod args;
 mod bench;
+mod compare;
 mod facts;
 mod progress;
 mod run;
@@ -75,6 +76,8 @@ fn dispatch(command: Command, out: &mut dyn Write) -> Outcome {
         Command::Shape(args) => facts::shape(&args, out),
         Command::Run(args) => run::run(&args, out),
         Command::Bench(args) => bench::bench(&args, out),
+        Command::Compare(args) => compare::compare(&args, out),
+        Command::Regret(args) => compare::regret(&args, out),
         Command::Verify(args) => verify::verify(&args, out),
         Command::Completions { shell } => {
             let mut script = Vec::new();
