@@ -1,13 +1,12 @@
 //! `bench`: kernels on layers.
 
-use std::fs;
 use std::io::Write;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
 use harness::bench::{Observer, Request};
-use harness::layers::{self, Layer};
+use harness::layers::{self, Layer, Skipped};
 use harness::peers::{self, Paths};
 use harness::provenance::Run;
 use harness::record::{Clock, Lines, Record, Role, Status};
@@ -17,10 +16,11 @@ use indicatif::ProgressBar;
 use crate::{Outcome, Stop, args, progress, refused};
 
 pub(crate) fn bench(args: &args::Bench, out: &mut dyn Write) -> Outcome {
-    let layers = layers::with_layout(layers(args)?, args.layout.map(Into::into));
+    let (layers, skipped) = layers(args)?;
+    let layers = layers::with_layout(layers, args.layout.map(Into::into));
     let layers = layers::with_batches(layers, &args.batch).map_err(refused)?;
     if args.list {
-        return list(&layers, out);
+        return list(&layers, &skipped, out);
     }
     kernels::Isa::best().map_err(refused)?;
     let kernels =
@@ -36,7 +36,7 @@ pub(crate) fn bench(args: &args::Bench, out: &mut dyn Write) -> Outcome {
         threads: args.threads.clone(),
         clocks: args.clock.iter().map(|&clock| clock.into()).collect(),
         time: seconds("--time", args.time, 3600.0)?,
-        roofs: args.roofs || args.spec.is_empty(),
+        roofs: args.roofs || (args.spec.is_empty() && args.problem.is_empty()),
         baseline: args.baseline.clone(),
         run: Arc::new(Run::of_process()),
     };
@@ -56,6 +56,9 @@ pub(crate) fn bench(args: &args::Bench, out: &mut dyn Write) -> Outcome {
     let mut terminal = Terminal { out, lines, bar, error: None };
     let heading = format!("{}, {} cores\n", request.run.cpu, request.run.cores);
     terminal.print(&heading)?;
+    for skipped in &skipped {
+        terminal.print(&skipped.to_string())?;
+    }
     let outcome = harness::bench::bench(&request, &mut terminal);
     terminal.bar.finish_and_clear();
     let Terminal { lines, error, .. } = terminal;
@@ -80,12 +83,15 @@ fn named(path: &Path, error: &std::io::Error) -> Stop {
     refused(format!("{}: {error}", path.display()))
 }
 
-/// The layers asked for, the default ones if none are.
-fn layers(args: &args::Bench) -> Result<Vec<Layer>, Stop> {
+/// The layers asked for, the default ones if none are; and what of their files cannot be measured.
+fn layers(args: &args::Bench) -> Result<(Vec<Layer>, Vec<Skipped>), Stop> {
     let mut all: Vec<Layer> = args.spec.iter().map(|spec| Layer::of_spec(*spec)).collect();
+    all.extend(args.problem.iter().cloned());
+    let mut skipped = Vec::new();
     for path in &args.layers {
-        let text = fs::read_to_string(path).map_err(|error| named(path, &error))?;
-        all.extend(layers::parse(&text, &path.display().to_string()).map_err(refused)?);
+        let (layers, more) = layers::read(path).map_err(refused)?;
+        all.extend(layers);
+        skipped.extend(more);
     }
     for name in &args.network {
         all.extend(layers::network(name).map_err(refused)?);
@@ -93,15 +99,18 @@ fn layers(args: &args::Bench) -> Result<Vec<Layer>, Stop> {
     if all.is_empty() {
         all = layers::network("default").map_err(refused)?;
     }
-    Ok(all)
+    Ok((all, skipped))
 }
 
-fn list(layers: &[Layer], out: &mut dyn Write) -> Outcome {
+fn list(layers: &[Layer], skipped: &[Skipped], out: &mut dyn Write) -> Outcome {
     let rows: Vec<Vec<String>> = layers
         .iter()
         .map(|layer| vec![layer.name.clone(), layer.count.to_string(), layer.spec.to_string()])
         .collect();
     write!(out, "{}", text_table(&["layer", "count", "spec"], &rows))?;
+    for skipped in skipped {
+        writeln!(out, "{skipped}")?;
+    }
     Ok(writeln!(out, "\nnetworks: {}", layers::network_names().join(", "))?)
 }
 
