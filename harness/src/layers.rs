@@ -369,4 +369,21 @@ mod tests {
         assert_eq!(message("# nothing\n"), "my.txt: no layer in it (a line is `name count spec`)");
         assert!(network("resnet51").unwrap_err().to_string().contains("known are default, lenet5"));
     }
+
+    #[test]
+    fn layers_of_one_name_are_told_apart() {
+        let spec = |h: usize| format!("c1 h{h} w9 o1 k3").parse::<ConvSpec>().unwrap();
+        let collect = |same: Same| {
+            let mut collection = Collection::new("a/net.onnx", same);
+            for (name, h) in [("a", 3), ("a", 4), ("a-2", 5), ("b", 3), ("a", 6), ("a", 4)] {
+                collection.add(name, 1, spec(h));
+            }
+            let layers = collection.into_layers();
+            assert!(layers.iter().all(|layer| layer.network == "net"));
+            layers.iter().map(|layer| format!("{}x{}", layer.name, layer.count)).collect::<Vec<_>>().join(" ")
+        };
+        assert_eq!(collect(Same::Spec), "ax2 a-2x2 a-2-2x1 a-3x1");
+        assert_eq!(collect(Same::NameAndSpec), "ax1 a-2x2 a-2-2x1 bx1 a-3x1");
+        assert_eq!(token("a b#c\n"), "a_b_c_");
+    }
 }

@@ -279,7 +279,7 @@ mod tests {
             ),
             ("mb50ic3ih224iw224oc64oh112ow112kh7kw7sh2sw2ph3pw3", "n50 c3 h224 w224 o64 k7 s2 p3"),
             ("g17ic17oc17_ih8oh4kh3ph1sh2_n\"dw\"", "n2 c17 h8 w8 o17 k3 s2 p1 g17"),
-            ("g1ic16oc16_ih5oh8kh3ph3", "n2 c16 h5 w5 o16 k3 p3"),
+            ("g1ic16oc16_ih5oh8kh3ph3", "n2 c16 h5 w5 o16 k3 p3,3,2,2"),
             ("mb1ic16oc16_ih10kh5_kh5ph7sh1", "n1 c16 h10 w10 o16 k5 p7"),
             // A 1x1 of stride 2 leaves the last row alone.
             ("ic17oc17_ih8oh4kh1ph0sh2", "n2 c17 h8 w8 o17 k1 s2"),

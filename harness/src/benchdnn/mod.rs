@@ -282,3 +282,124 @@ fn words(text: &str) -> Vec<(usize, String)> {
     }
     words
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn layers(text: &str) -> Vec<String> {
+        match parse(text, "folder/net.txt") {
+            Ok(layers) => {
+                layers.iter().map(|layer| format!("{} {} {}", layer.name, layer.count, layer.spec)).collect()
+            }
+            Err(error) => vec![error.to_string()],
+        }
+    }
+
+    #[test]
+    fn files_are_read() {
+        let got = layers(
+            "# a network\n--reset --cfg=f32 --dir=FWD_B,FWD_D -v1 # options\n\
+             --attr-post-ops=, \\\n        sum:0.5, \\\n   relu\n\
+             mb1ic3ih8oc4kh3n\"a:conv1\"\n\
+             mb1ic3ih8oc4kh3n\"a:conv1\" mb1ic3ih8oc4kh3n\"same shape\n\"\n",
+        );
+        // A blank ends a word, also within quotes.
+        assert_eq!(got.len(), 1);
+        assert!(got[0].starts_with("folder/net.txt:6: `mb1ic3ih8oc4kh3n\"same`: the name"), "{got:?}");
+        let spec = |n: usize| format!("n{n} c3 h8 w8 o4 k3x3 s1x1 p0,0,0,0 d1x1 g1");
+        let got = layers(
+            "ic3ih8oc4kh3n\"a\" ic3ih8oc4kh3n\"a\"\nic3ih8oc4kh3n\"b*3\"\n--mb=1\nic3ih8oc4kh3n\"a\"\n--mb=4,0\n\
+             mb7ic3ih8oc4kh3n\"c\"\n--reset\nic3ih8oc4kh3",
+        );
+        let want = [
+            format!("a 2 {}", spec(2)),
+            format!("b 3 {}", spec(2)),
+            format!("a-2 1 {}", spec(1)),
+            format!("c_mb4 1 {}", spec(4)),
+            format!("c_mb7 1 {}", spec(7)),
+            format!("ic3ih8oc4kh3 1 {}", spec(2)),
+        ];
+        assert_eq!(got, want);
+    }
+
+    #[test]
+    fn errors_name_line_and_word() {
+        let cases = [
+            ("\n--dir=FWD_D,BWD_W", "net.txt:2: `--dir=FWD_D,BWD_W`: BWD_W is not measured"),
+            ("--dt=f32,bf16", "`--dt=f32,bf16`: bf16 is not measured, only f32 is"),
+            ("--cfg=u8s8u8", "u8s8u8 is not measured"),
+            ("--dt=f32:s8:f32", "f32:s8:f32 is not measured"),
+            ("--mb=many", "`--mb=many` is no batch"),
+            ("--match=.*kh3.*", "chooses problems by a pattern"),
+            ("--frobnicate=1", "`--frobnicate=1` is no known option"),
+            ("--mb=1\nic3ih9kh3oc4\nic3id9kd3oc4", "net.txt:3: `ic3id9kd3oc4`: is a 3-D problem"),
+            ("conv1", "net.txt:1: `conv1`: `conv1` is no part of a problem descriptor"),
+            ("--batch=absent", "net.txt:1: `--batch=absent`: folder/absent: No such file"),
+            ("--mb=1", "net.txt: no problem in it"),
+        ];
+        for (text, want) in cases {
+            let got = layers(text);
+            assert!(
+                got.len() == 1 && got[0].contains(want) && got[0].lines().count() == 1,
+                "{text}: {got:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn files_bring_files() {
+        let folder = std::env::temp_dir().join(format!("harness-benchdnn-{}", std::process::id()));
+        fs::create_dir_all(folder.join("more")).unwrap();
+        let path = |name: &str| folder.join(name).display().to_string();
+        let write = |name: &str, text: &str| fs::write(folder.join(name), text).unwrap();
+        write("more/b", "ic3ih8oc4kh3\n--batch=c");
+        write("more/c", "--mb=5\nic3ih8oc4kh1");
+        let read = |text: &str| parse(text, &path("a"));
+        let batches: Vec<usize> = read("--mb=1 --batch=more/b ic4ih4kh1oc4")
+            .unwrap()
+            .iter()
+            .map(|layer| layer.spec.batch())
+            .collect();
+        assert_eq!(batches, [1, 5, 5]);
+        write("more/c", "--batch=../more/b");
+        assert!(
+            read("--batch=more/b")
+                .unwrap_err()
+                .to_string()
+                .contains("c:1: `--batch=../more/b` is being read already")
+        );
+        for depth in 0..9 {
+            write(&format!("deep{depth}"), &format!("--batch=deep{}", depth + 1));
+        }
+        assert!(read("--batch=deep0").unwrap_err().to_string().contains("lies too deep"));
+        write("wrong", "--dir=BWD_D");
+        assert!(read("--batch=wrong").unwrap_err().to_string().contains("wrong:1: `--dir=BWD_D`"));
+        write("empty", "");
+        assert!(read(&"--batch=empty\n".repeat(1001)).unwrap_err().to_string().contains("a:1001: "));
+        fs::remove_dir_all(&folder).unwrap();
+    }
+
+    #[test]
+    fn a_file_is_known_by_its_first_line() {
+        for text in
+            ["--mb=1", "# c\n\n  --reset", "ic3ih8oc4kh3", "g1mb2ic3_ih8kk", "ic3ih8oc4kh3 ic3ih8oc4kh1"]
+        {
+            assert!(looks_like(text), "{text}");
+        }
+        for text in ["conv1 1 c3 h8 w8 o4 k3", "", "# --mb=1\n", "kh1kw7 2 c3 h8 w8 o4 k1x7", "a"] {
+            assert!(!looks_like(text), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_problem_stands_alone() {
+        let layer = problem(" ic3ih8oc4kh3n\"two words*2\" ").unwrap();
+        assert_eq!((layer.name.as_str(), layer.count, layer.spec.batch()), ("two_words", 2, 2));
+        assert_eq!(
+            problem("ic3ih8oc4").unwrap_err(),
+            "kh is missing, as other numbers of this axis are there"
+        );
+        assert!(problem("ic3ih8 oc4kh3").unwrap_err().contains("` oc4kh3` is no part"));
+    }
+}
