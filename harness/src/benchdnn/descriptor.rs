@@ -288,7 +288,7 @@ mod tests {
             ("ic32oc13_ih13oh13kh3", "n2 c32 h13 w13 o13 k3 p1"),
             ("ic32oc13_ih14oh7kh3sh2", "n2 c32 h14 w14 o13 k3 s2 p0,0,1,1"),
             // Dilation from 0.
-            ("ic8oc8_iw5ow2kw3sw1dw2pw3", "n2 c8 h1 w5 o8 k1x3 p0,3 d1x3"),
+            ("ic8oc8_iw5ow2kw3sw1dw2pw3", "n2 c8 h1 w5 o8 k1x3 p0,3,0,0 d1x3"),
             ("ic512oc512ih14kh3ph2dh1", "n2 c512 h14 w14 o512 k3 p2 d2"),
             // One axis alone, and each with its own numbers.
             ("g6_ic24oc24_iw11kw3", "n2 c24 h1 w11 o24 k1x3 g6"),

@@ -306,7 +306,7 @@ mod tests {
         );
         // A blank ends a word, also within quotes.
         assert_eq!(got.len(), 1);
-        assert!(got[0].starts_with("folder/net.txt:6: `mb1ic3ih8oc4kh3n\"same`: the name"), "{got:?}");
+        assert!(got[0].starts_with("folder/net.txt:7: `mb1ic3ih8oc4kh3n\"same`: the name"), "{got:?}");
         let spec = |n: usize| format!("n{n} c3 h8 w8 o4 k3x3 s1x1 p0,0,0,0 d1x1 g1");
         let got = layers(
             "ic3ih8oc4kh3n\"a\" ic3ih8oc4kh3n\"a\"\nic3ih8oc4kh3n\"b*3\"\n--mb=1\nic3ih8oc4kh3n\"a\"\n--mb=4,0\n\
