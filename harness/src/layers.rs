@@ -1,9 +1,17 @@
-//! Layers of networks, as data: lines `name count spec`, with `#` comments.
+//! Layers of networks, as data: lines `name count spec`, with `#` comments; or a file of another format.
+//!
+//! [`read`] knows three formats by what is in the file: this one, [`crate::benchdnn`]'s, and models of
+//! [`crate::onnx`].
 
+use std::collections::HashMap;
 use std::fmt;
+use std::fs::File;
+use std::io::Read;
 use std::path::Path;
 
 use kernels::{ConvSpec, Layout, SpecError};
+
+use crate::{benchdnn, machine, onnx};
 
 /// A convolution of a network.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -55,13 +63,160 @@ impl fmt::Display for LayerError {
 
 impl std::error::Error for LayerError {}
 
+impl LayerError {
+    /// An error about a file as a whole.
+    pub(crate) fn whole(source: &str, what: impl Into<String>) -> Self {
+        LayerError { source: source.to_owned(), line: 0, what: what.into() }
+    }
+}
+
+/// A convolution of a model that is no layer here, and why.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Skipped {
+    /// Its name within the model.
+    pub name: String,
+    /// Why it cannot be measured.
+    pub reason: String,
+}
+
+impl fmt::Display for Skipped {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "not measured: {} {}", self.name, self.reason)
+    }
+}
+
+/// Most bytes of a file of text; thousands of layers are a hundredth of it.
+const MOST_TEXT: u64 = 16 << 20;
+
+/// Most bytes of a model: what the format's encoding can hold. Weights beyond lie in files of their own, which
+/// are not read.
+const MOST_MODEL: u64 = 2 << 30;
+
+/// Reads the layers of a file in whichever format it is: an ONNX model (its name ends in `.onnx`, or it begins as
+/// one), benchdnn's problems (its first line is an option or a problem descriptor), or lines `name count spec`.
+/// Beside them comes what the file has but cannot be measured.
+///
+/// # Errors
+/// When it cannot be read, or holds no layers; the message names the file, and the line or node.
+pub fn read(path: &Path) -> Result<(Vec<Layer>, Vec<Skipped>), LayerError> {
+    let source = path.display().to_string();
+    let error = |what: String| LayerError::whole(&source, what);
+    let mut file = File::open(path).map_err(|e| error(e.to_string()))?;
+    let mut bytes = Vec::new();
+    // What tells a model from text: it begins with its version's tag, which is no printable character.
+    (&mut file).take(1).read_to_end(&mut bytes).map_err(|e| error(e.to_string()))?;
+    let is_model = path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("onnx"))
+        || bytes.first() == Some(&onnx::FIRST_BYTE);
+    let most = if is_model { MOST_MODEL.min(machine::available_memory() / 2) } else { MOST_TEXT };
+    read_most(file, most, &mut bytes).map_err(error)?;
+    if is_model {
+        return onnx::layers(&bytes, &source);
+    }
+    let text = text(bytes).map_err(error)?;
+    let layers =
+        if benchdnn::looks_like(&text) { benchdnn::parse(&text, &source) } else { parse(&text, &source) };
+    Ok((layers?, Vec::new()))
+}
+
+/// Reads a file of text.
+pub(crate) fn read_text(path: &Path) -> Result<String, String> {
+    let mut bytes = Vec::new();
+    read_most(File::open(path).map_err(|e| e.to_string())?, MOST_TEXT, &mut bytes)?;
+    text(bytes)
+}
+
+/// Reads to the end of a file, which may be a pipe, but no more than so many bytes.
+fn read_most(file: File, most: u64, bytes: &mut Vec<u8>) -> Result<(), String> {
+    file.take(most).read_to_end(bytes).map_err(|e| e.to_string())?;
+    match bytes.len() as u64 >= most {
+        true => Err(format!("is too large: at most {} are read here", machine::bytes(most))),
+        false => Ok(()),
+    }
+}
+
+fn text(bytes: Vec<u8>) -> Result<String, String> {
+    String::from_utf8(bytes).map_err(|_| "is neither text (UTF-8) nor an ONNX model".to_owned())
+}
+
+/// Which layers of a file are counted as one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Same {
+    /// Those of one shape, under the first's name.
+    Spec,
+    /// Those of one shape and name.
+    NameAndSpec,
+}
+
+/// Layers as they are found in a file. Each gets a name of its own.
+pub(crate) struct Collection {
+    network: String,
+    same: Same,
+    layers: Vec<Layer>,
+    /// Where a layer is, by its name (if that counts) and shape.
+    places: HashMap<(Option<String>, ConvSpec), usize>,
+    /// Names that are taken, and the number that the last of the same name got.
+    names: HashMap<String, usize>,
+}
+
+impl Collection {
+    pub(crate) fn new(source: &str, same: Same) -> Self {
+        Collection {
+            network: network_of(source),
+            same,
+            layers: Vec::new(),
+            places: HashMap::new(),
+            names: HashMap::new(),
+        }
+    }
+
+    pub(crate) fn add(&mut self, name: &str, count: usize, spec: ConvSpec) {
+        let key = (self.same == Same::NameAndSpec).then(|| name.to_owned());
+        let place = self.places.get(&(key.clone(), spec)).and_then(|&place| self.layers.get_mut(place));
+        if let Some(layer) = place {
+            layer.count = layer.count.saturating_add(count);
+            return;
+        }
+        self.places.insert((key, spec), self.layers.len());
+        let name = self.own_name(name);
+        self.layers.push(Layer { name, network: self.network.clone(), count, spec });
+    }
+
+    /// The name, with a number if it is taken.
+    fn own_name(&mut self, name: &str) -> String {
+        let mut own = name.to_owned();
+        let mut number = self.names.get(name).copied().unwrap_or(0);
+        while self.names.contains_key(&own) {
+            number = number.max(1) + 1;
+            own = format!("{name}-{number}");
+        }
+        self.names.insert(own.clone(), 1);
+        self.names.insert(name.to_owned(), number);
+        own
+    }
+
+    pub(crate) fn into_layers(self) -> Vec<Layer> {
+        self.layers
+    }
+}
+
+/// A name as one word of a line: without blanks or what begins a comment, and not longer than a line.
+pub(crate) fn token(name: &str) -> String {
+    let plain = |c: char| if c.is_whitespace() || c.is_control() || c == '#' { '_' } else { c };
+    name.chars().take(100).map(plain).collect()
+}
+
+/// The name of the network that a file holds.
+fn network_of(source: &str) -> String {
+    Path::new(source).file_stem().and_then(|stem| stem.to_str()).unwrap_or_default().to_owned()
+}
+
 /// Reads layers from text; `source` names it in errors.
 ///
 /// # Errors
 /// The first line that is no layer; a name that occurs twice; no layer at all.
 pub fn parse(text: &str, source: &str) -> Result<Vec<Layer>, LayerError> {
     let error = |line, what: String| LayerError { source: source.to_owned(), line, what };
-    let network = Path::new(source).file_stem().and_then(|stem| stem.to_str()).unwrap_or_default();
+    let network = network_of(source);
     let mut layers: Vec<Layer> = Vec::new();
     for (index, line) in text.lines().enumerate() {
         let number = index + 1;
@@ -86,7 +241,7 @@ pub fn parse(text: &str, source: &str) -> Result<Vec<Layer>, LayerError> {
         if layers.iter().any(|layer| layer.name == name) {
             return Err(error(number, format!("the name `{name}` occurs twice")));
         }
-        layers.push(Layer { name: name.to_owned(), network: network.to_owned(), count, spec });
+        layers.push(Layer { name: name.to_owned(), network: network.clone(), count, spec });
     }
     if layers.is_empty() {
         return Err(error(0, "no layer in it (a line is `name count spec`)".to_owned()));
@@ -213,5 +368,22 @@ mod tests {
         assert!(message("a 1 c1 h3 w3 o1 k3\na 1 c1 h3 w3 o1 k3").contains("`a` occurs twice"));
         assert_eq!(message("# nothing\n"), "my.txt: no layer in it (a line is `name count spec`)");
         assert!(network("resnet51").unwrap_err().to_string().contains("known are default, lenet5"));
+    }
+
+    #[test]
+    fn layers_of_one_name_are_told_apart() {
+        let spec = |h: usize| format!("c1 h{h} w9 o1 k3").parse::<ConvSpec>().unwrap();
+        let collect = |same: Same| {
+            let mut collection = Collection::new("a/net.onnx", same);
+            for (name, h) in [("a", 3), ("a", 4), ("a-2", 5), ("b", 3), ("a", 6), ("a", 4)] {
+                collection.add(name, 1, spec(h));
+            }
+            let layers = collection.into_layers();
+            assert!(layers.iter().all(|layer| layer.network == "net"));
+            layers.iter().map(|layer| format!("{}x{}", layer.name, layer.count)).collect::<Vec<_>>().join(" ")
+        };
+        assert_eq!(collect(Same::Spec), "ax2 a-2x2 a-2-2x1 a-3x1");
+        assert_eq!(collect(Same::NameAndSpec), "ax1 a-2x2 a-2-2x1 bx1 a-3x1");
+        assert_eq!(token("a b#c\n"), "a_b_c_");
     }
 }

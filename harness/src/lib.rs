@@ -3,8 +3,8 @@
 //! - [`data`] makes seeded inputs, [`oracle`] computes the definition in float64, [`check`] compares
 //!   within the bound that a kernel promises, [`guard`] notices stray writes;
 //! - [`strategy`] draws convolutions for property tests, [`verify`] runs them on every kernel.
-//! - [`layers`] reads layers of networks; [`engine`] is what can be measured on them, our kernels and
-//!   [`peers`]; [`measure`] times things in turns, [`limits`] knows the machine's roofs, [`statistics`] what
+//! - [`layers`] reads layers of networks, also as [`benchdnn`] and [`onnx`] have them;
+//!   [`engine`] is what can be measured on them, our kernels and [`peers`]; [`measure`] times things in turns, [`limits`] knows the machine's roofs, [`statistics`] what
 //!   samples say, [`rotation`] empties caches, [`mod@bench`] makes rows of it all, [`record`] writes and reads them;
 //! - [`report`] shows rows, [`noise`] knows how much they scatter, [`compare`] sets two runs side by side,
 //!   [`regret`] says what `auto` loses;
@@ -14,6 +14,7 @@
 //! It uses only the public interface of [`kernels`].
 
 pub mod bench;
+pub mod benchdnn;
 pub mod check;
 pub mod compare;
 pub mod data;

@@ -1,6 +1,17 @@
-//! Models in ONNX's format: one that holds a single convolution, for engines that run models.
+//! Models in ONNX's format: the convolutions of one that is read, and one that holds a single convolution, for
+//! engines that run models.
 
+mod attributes;
+mod convolutions;
+mod infer;
 pub mod proto;
+mod rearrange;
+mod rules;
+mod value;
+mod window;
+mod wire;
+
+pub use convolutions::{FIRST_BYTE, layers};
 
 use kernels::{ConvSpec, Padding};
 use prost::Message;

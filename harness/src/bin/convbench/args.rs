@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use harness::layers::Layer;
 use harness::record::Clock;
 use kernels::{ConvSpec, Layout};
 
@@ -172,7 +173,10 @@ pub(crate) struct What {
     /// A convolution, e.g. "c64 h56 w56 o64 k3 p1"; may be repeated
     #[arg(long, value_name = "SPEC")]
     pub(crate) spec: Vec<ConvSpec>,
-    /// A file of layers, lines `name count spec`; may be repeated
+    /// A convolution as benchdnn writes it, e.g. "ic64ih56oc64kh3ph1"; may be repeated
+    #[arg(long, value_name = "DESCRIPTOR", value_parser = harness::benchdnn::problem)]
+    pub(crate) problem: Vec<Layer>,
+    /// A file of layers: lines `name count spec`, benchdnn's problems, or an .onnx model; may be repeated
     #[arg(long, value_name = "FILE")]
     pub(crate) layers: Vec<PathBuf>,
     /// The layers of a network, e.g. resnet50 (--list shows all); may be repeated

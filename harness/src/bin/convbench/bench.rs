@@ -1,13 +1,12 @@
 //! `bench`: kernels on layers.
 
-use std::fs;
 use std::io::Write;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
 use harness::bench::{Observer, Request};
-use harness::layers::{self, Layer};
+use harness::layers::{self, Layer, Skipped};
 use harness::peers::{self, Paths};
 use harness::provenance::Run;
 use harness::record::{Clock, Lines, Record, Role, Status};
@@ -17,23 +16,27 @@ use indicatif::ProgressBar;
 use crate::{Outcome, Stop, args, progress, refused};
 
 pub(crate) fn bench(args: &args::Bench, out: &mut dyn Write) -> Outcome {
-    let layers = wanted(&args.what)?;
+    let (layers, skipped) = wanted(&args.what)?;
     if args.list {
-        return list(&layers, out);
+        return list(&layers, &skipped, out);
     }
-    let roofs = args.roofs || args.what.spec.is_empty();
+    for skipped in &skipped {
+        writeln!(out, "{skipped}")?;
+    }
+    let roofs = args.roofs || (args.what.spec.is_empty() && args.what.problem.is_empty());
     measure(request(&args.what, layers, roofs)?, args.json.as_deref(), out).map(|_| ())
 }
 
 /// Measures what is asked for, without roofs, and returns the rows if that went well.
 pub(crate) fn rows(what: &args::What) -> Result<Vec<Record>, Stop> {
-    measure(request(what, wanted(what)?, false)?, None, &mut std::io::sink())
+    measure(request(what, wanted(what)?.0, false)?, None, &mut std::io::sink())
 }
 
-/// The layers, as they are to be measured.
-fn wanted(args: &args::What) -> Result<Vec<Layer>, Stop> {
-    let layers = layers::with_layout(layers(args)?, args.layout.map(Into::into));
-    layers::with_batches(layers, &args.batch).map_err(refused)
+/// The layers, as they are to be measured; and what of their files cannot be.
+fn wanted(args: &args::What) -> Result<(Vec<Layer>, Vec<Skipped>), Stop> {
+    let (layers, skipped) = layers(args)?;
+    let layers = layers::with_layout(layers, args.layout.map(Into::into));
+    Ok((layers::with_batches(layers, &args.batch).map_err(refused)?, skipped))
 }
 
 /// Checks all that is asked for.
@@ -102,12 +105,15 @@ fn named(path: &Path, error: &std::io::Error) -> Stop {
     refused(format!("{}: {error}", path.display()))
 }
 
-/// The layers asked for, the default ones if none are.
-fn layers(args: &args::What) -> Result<Vec<Layer>, Stop> {
+/// The layers asked for, the default ones if none are; and what of their files cannot be measured.
+fn layers(args: &args::What) -> Result<(Vec<Layer>, Vec<Skipped>), Stop> {
     let mut all: Vec<Layer> = args.spec.iter().map(|spec| Layer::of_spec(*spec)).collect();
+    all.extend(args.problem.iter().cloned());
+    let mut skipped = Vec::new();
     for path in &args.layers {
-        let text = fs::read_to_string(path).map_err(|error| named(path, &error))?;
-        all.extend(layers::parse(&text, &path.display().to_string()).map_err(refused)?);
+        let (layers, more) = layers::read(path).map_err(refused)?;
+        all.extend(layers);
+        skipped.extend(more);
     }
     for name in &args.network {
         all.extend(layers::network(name).map_err(refused)?);
@@ -115,15 +121,18 @@ fn layers(args: &args::What) -> Result<Vec<Layer>, Stop> {
     if all.is_empty() {
         all = layers::network("default").map_err(refused)?;
     }
-    Ok(all)
+    Ok((all, skipped))
 }
 
-fn list(layers: &[Layer], out: &mut dyn Write) -> Outcome {
+fn list(layers: &[Layer], skipped: &[Skipped], out: &mut dyn Write) -> Outcome {
     let rows: Vec<Vec<String>> = layers
         .iter()
         .map(|layer| vec![layer.name.clone(), layer.count.to_string(), layer.spec.to_string()])
         .collect();
     write!(out, "{}", text_table(&["layer", "count", "spec"], &rows))?;
+    for skipped in skipped {
+        writeln!(out, "{skipped}")?;
+    }
     Ok(writeln!(out, "\nnetworks: {}", layers::network_names().join(", "))?)
 }
 
