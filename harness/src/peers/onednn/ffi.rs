@@ -184,15 +184,15 @@ impl fmt::Display for Version {
 }
 
 impl Version {
-    /// What the library's threads are made by.
+    /// Whose threads the library uses.
     pub(super) fn runtime(self) -> &'static str {
         match self.runtime {
-            1 => "no threads",
+            1 => "none",
             2 => "OpenMP",
             4 => "TBB",
-            8 => "the caller's thread pool",
+            8 => "the caller's",
             512 => "SYCL",
-            _ => "threads of a kind that is not known here",
+            _ => "of a kind that is not known here",
         }
     }
 }
@@ -288,7 +288,9 @@ fn cause(error: &libloading::Error, path: &Path) -> String {
     let source = std::error::Error::source(error).map_or_else(|| error.to_string(), ToString::to_string);
     // The system's message begins with the name of the file.
     match source.split_once(": ") {
-        Some((name, what)) if Path::new(name).ends_with(path.file_name().unwrap_or_default()) => what.to_owned(),
+        Some((name, what)) if Path::new(name).ends_with(path.file_name().unwrap_or_default()) => {
+            what.to_owned()
+        }
         _ => source,
     }
 }

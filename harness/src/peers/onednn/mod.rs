@@ -143,11 +143,12 @@ impl Engine for OneDnn {
         let version = library.version;
         if pool.threads() > 1 && library.openmp.is_none() {
             return Err(Refusal::unavailable(format!(
-                "oneDNN {version} is built with {}: its threads cannot be counted and placed from outside",
+                "oneDNN {version} runs on one thread here: of its threads ({}) number and place cannot be set",
                 version.runtime()
             )));
         }
-        let made = drive(library, pool, || Convolution::new(library, spec, self.algorithm.kind(), io.tensors));
+        let made =
+            drive(library, pool, || Convolution::new(library, spec, self.algorithm.kind(), io.tensors));
         let (convolution, description) = made.map_err(|failure| self.refusal(library, failure))?;
         let Description { implementation, plan, scratch_bytes, weights_bytes } = description;
         // From here on it goes with the thread that it was made by.
@@ -166,7 +167,8 @@ impl Engine for OneDnn {
             },
         };
         if prepared.facts.implementation.contains("wino") {
-            prepared.facts.error_model = winograd_model(spec, &io.tensors.weights)?;
+            prepared.facts.error_model =
+                winograd_model(&prepared.facts.implementation, spec, &io.tensors.weights)?;
         }
         Ok(Box::new(prepared))
     }
@@ -200,10 +202,12 @@ fn sum_model(spec: &ConvSpec) -> ErrorModel {
     ErrorModel::Sum { k: (spec.group_in_channels() * height * width) as f64 + 3.0 }
 }
 
-/// oneDNN publishes no bound for its Winograd. It is F(4×4,3×3) as ours, with points that are no worse
-/// (±5/8 and ±3/2 instead of ±1 and ±2), so it is held against our bound.
-fn winograd_model(spec: &ConvSpec, weights: &[f32]) -> Result<ErrorModel, Refusal> {
-    let ours = kernels::kernel("winograd-f4").map_err(Refusal::unsupported)?;
+/// oneDNN publishes no bound for its Winograd, so it is held against that of ours with the same tiles:
+/// F(2×2,3×3), with the same points, where its name says `2x3`, or else F(4×4,3×3), with points ±5/8 and ±3/2
+/// where ours are ±11/16 and ±3/2.
+fn winograd_model(implementation: &str, spec: &ConvSpec, weights: &[f32]) -> Result<ErrorModel, Refusal> {
+    let ours = if implementation.contains("2x3") { "winograd-f2" } else { "winograd-f4" };
+    let ours = kernels::kernel(ours).map_err(Refusal::unsupported)?;
     let plan = ours.plan(spec, weights, &PlanOptions::default()).map_err(Refusal::unsupported)?;
     Ok(plan.error_model())
 }

@@ -6,7 +6,9 @@ use std::ptr::{null, null_mut};
 
 use kernels::{ConvSpec, Layout, Padding};
 
-use super::ffi::{self, Argument, ConstDescriptor, Destroy, Dims, Failure, Generation, Library, Object, check};
+use super::ffi::{
+    self, Argument, ConstDescriptor, Destroy, Dims, Failure, Generation, Library, Object, check,
+};
 
 /// An object of the library that is destroyed with this.
 #[derive(Debug)]

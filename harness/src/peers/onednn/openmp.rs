@@ -80,3 +80,49 @@ impl OpenMp {
         unsafe { (self.parallel)(call, (&raw mut data).cast(), 0, 0) };
     }
 }
+
+#[cfg(all(test, target_os = "linux"))]
+mod tests {
+    use std::sync::Mutex;
+    use std::time::Duration;
+
+    use super::*;
+
+    /// Each thread of a team is on its own core of the pool; all but the driver are gone afterwards.
+    #[test]
+    fn a_team_is_placed_and_goes() {
+        let Ok(library) = super::super::of_system() else {
+            eprintln!("skipped: the system has no library of oneDNN");
+            return;
+        };
+        let Some(openmp) = &library.openmp else {
+            eprintln!("skipped: the system's oneDNN does not use OpenMP");
+            return;
+        };
+        let pool = Pool::new(2).unwrap();
+        let seen = Mutex::new(Vec::new());
+        let look = |index: usize| {
+            let cores = core_affinity::get_core_ids().unwrap();
+            seen.lock().unwrap().push((index, rustix::thread::gettid().as_raw_pid(), cores));
+        };
+        let driver = pool.drive(|| {
+            openmp.with_team(&pool, || openmp.on_each(&look));
+            rustix::thread::gettid().as_raw_pid()
+        });
+        let mut seen = seen.into_inner().unwrap();
+        seen.sort_by_key(|(index, ..)| *index);
+        let [(0, first, own), (1, other, others)] = &seen[..] else { panic!("{seen:?}") };
+        assert!(*first == driver && *other != driver, "{seen:?}");
+        if pool.is_pinned() && crate::pinning::cores() > 1 {
+            assert_eq!((own.len(), others.len()), (1, 1));
+            assert_ne!(own, others);
+        }
+        // The system clears away a thread a moment after it has ended.
+        let task = format!("/proc/self/task/{other}");
+        let gone = || !std::path::Path::new(&task).exists();
+        assert!((0..1000).any(|_| gone() || {
+            std::thread::sleep(Duration::from_millis(1));
+            false
+        }));
+    }
+}
