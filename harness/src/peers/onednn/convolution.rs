@@ -5,9 +5,10 @@ use std::time::{Duration, Instant};
 
 use kernels::ConvSpec;
 
-use super::ffi::{Failure, Library};
+use super::ffi::{self, Failure, Library};
 use super::objects::{Array, Arrays, Choice, Descriptors, Device, Memory, Primitive, Reorder};
 use crate::data::Tensors;
+use crate::machine;
 
 /// A convolution that is ready to run: the primitive, its arrays in the layouts that the library chose, and
 /// what brings input and output from and to the layouts of the spec.
@@ -48,6 +49,12 @@ impl<'a> Convolution<'a> {
         let user = Descriptors::of_user(library, spec)?;
         let start = Instant::now();
         let choice = Choice::new(&device, spec, algorithm)?;
+        let chosen = start.elapsed();
+        let scratch_bytes = choice.scratch_bytes();
+        if scratch_bytes.is_some_and(|bytes| bytes as u64 > machine::available_memory()) {
+            return Err(Failure { function: "dnnl_primitive_create", status: ffi::OUT_OF_MEMORY });
+        }
+        let start = Instant::now();
         let primitive = choice.primitive()?;
         let layout = choice.layout(Array::Weights)?;
         let weights_bytes = layout.bytes();
@@ -56,7 +63,7 @@ impl<'a> Convolution<'a> {
         // SAFETY: both memories were just made with these layouts, the second is the library's own.
         unsafe { Reorder::into_chosen(&device, &user.weights, layout)?.run(&device, &from, &weights) }?;
         device.wait()?;
-        let plan = start.elapsed();
+        let plan = chosen + start.elapsed();
         drop(from);
         let (into, out_of) = (choice.layout(Array::Input)?, choice.layout(Array::Output)?);
         let moves = [!into.is(&user.input), !out_of.is(&user.output)];
@@ -69,7 +76,6 @@ impl<'a> Convolution<'a> {
         let load = Reorder::into_chosen(&device, &user.input, into)?;
         let store = Reorder::from_chosen(&device, out_of, &user.output)?;
         let implementation = choice.implementation()?;
-        let scratch_bytes = choice.scratch_bytes();
         let input = Memory::of(&device, &user.input, &tensors.input)?;
         let convolution = Convolution { primitive, arrays, input, load, store, moves, user, device };
         convolution.load()?;

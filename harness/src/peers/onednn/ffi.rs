@@ -23,6 +23,7 @@ pub(super) type ConstDescriptor = *const c_void;
 pub(super) type Destroy = unsafe extern "C" fn(Object) -> Status;
 
 pub(super) const SUCCESS: Status = 0;
+pub(super) const OUT_OF_MEMORY: Status = 1;
 pub(super) const UNIMPLEMENTED: Status = 3;
 /// What a library says that has not done what it reports to have done.
 pub(super) const RUNTIME_ERROR: Status = 5;
@@ -198,25 +199,37 @@ impl Version {
 }
 
 impl Library {
-    /// Loads a library. A name without a folder that is no file is looked for where the system does.
+    /// The library in a file; a name without a folder that is no file is looked for where the system does.
     ///
     /// # Errors
     /// One line that names the file and says why it is of no use.
-    pub(super) fn load(path: &Path) -> Result<&'static Library, String> {
-        let error = |what: String| format!("{}: {}", path.display(), what.replace('\n', " "));
-        let file = match path.metadata() {
+    pub(super) fn of_file(path: &Path) -> Result<&'static Library, String> {
+        let error = |what: &str| format!("{}: {what}", path.display());
+        match path.metadata() {
             // A pipe would be waited for.
             Ok(metadata) if !metadata.is_file() => {
-                return Err(error("is no file, but must be oneDNN's shared library".to_owned()));
+                Err(error("is no file, but must be oneDNN's shared library"))
             }
             // The system does not look into the current folder.
-            Ok(_) => std::path::absolute(path).map_err(|e| error(e.to_string()))?,
-            Err(_) => path.to_owned(),
-        };
+            Ok(_) => Library::load(&std::path::absolute(path).map_err(|e| error(&e.to_string()))?)
+                .map_err(|e| error(&e)),
+            Err(_) => Library::load(path).map_err(|e| error(&e)),
+        }
+    }
+
+    /// The library that the system knows by this name.
+    ///
+    /// # Errors
+    /// As [`of_file`](Self::of_file).
+    pub(super) fn of_system(name: &str) -> Result<&'static Library, String> {
+        Library::load(Path::new(name)).map_err(|what| format!("{name}: {what}"))
+    }
+
+    fn load(path: &Path) -> Result<&'static Library, String> {
         // SAFETY: loading runs the library's own start-up code. It is a file that the user has named or
         // the system's oneDNN, and is trusted as every other program that they run.
-        let shared = unsafe { Shared::new(&file) }.map_err(|e| error(cause(&e, path)))?;
-        let library = Library::resolve(&shared).map_err(error)?;
+        let shared = unsafe { Shared::new(path) }.map_err(|error| cause(&error, path))?;
+        let library = Library::resolve(&shared)?;
         std::mem::forget(shared);
         Ok(Box::leak(Box::new(library)))
     }
@@ -288,11 +301,10 @@ fn cause(error: &libloading::Error, path: &Path) -> String {
     let source = std::error::Error::source(error).map_or_else(|| error.to_string(), ToString::to_string);
     // The system's message begins with the name of the file.
     match source.split_once(": ") {
-        Some((name, what)) if Path::new(name).ends_with(path.file_name().unwrap_or_default()) => {
-            what.to_owned()
-        }
+        Some((name, what)) if Path::new(name) == path => what.to_owned(),
         _ => source,
     }
+    .replace('\n', " ")
 }
 
 /// A function of the library that has failed.
@@ -305,7 +317,7 @@ pub(super) struct Failure {
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let name = match self.status {
-            1 => "out_of_memory",
+            OUT_OF_MEMORY => "out_of_memory",
             2 => "invalid_arguments",
             UNIMPLEMENTED => "unimplemented",
             4 => "last_impl_reached",

@@ -13,7 +13,7 @@ mod objects;
 mod openmp;
 
 use std::ffi::c_int;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use kernels::{ConvSpec, ErrorModel, PlanOptions};
@@ -22,17 +22,18 @@ use self::convolution::{Convolution, Description};
 use self::ffi::{Failure, Library};
 use crate::engine::{Engine, Facts, Io, Prepared, Refusal};
 use crate::pinning::Pool;
+use crate::record::Status;
 
 /// The name that it is asked for by, and the prefix of its ids.
 pub(super) const NAME: &str = "onednn";
 
 /// The files that the system is asked for, newest version first.
-const FILES: [&str; 3] = if cfg!(target_os = "macos") {
-    ["libdnnl.3.dylib", "libdnnl.2.dylib", "libdnnl.dylib"]
+const FILES: &[&str] = if cfg!(target_os = "macos") {
+    &["libdnnl.3.dylib", "libdnnl.2.dylib", "libdnnl.dylib"]
 } else if cfg!(windows) {
-    ["dnnl.3.dll", "dnnl.2.dll", "dnnl.dll"]
+    &["dnnl.dll"]
 } else {
-    ["libdnnl.so.3", "libdnnl.so.2", "libdnnl.so"]
+    &["libdnnl.so.3", "libdnnl.so.2", "libdnnl.so"]
 };
 
 /// The engines of each of these libraries; of the system's, if none is given.
@@ -43,7 +44,7 @@ pub(super) fn find(paths: &[PathBuf]) -> Result<Vec<Box<dyn Engine>>, String> {
     let libraries = if paths.is_empty() {
         vec![of_system()]
     } else {
-        paths.iter().map(|path| Library::load(path).map(Ok)).collect::<Result<_, _>>()?
+        paths.iter().map(|path| Library::of_file(path).map(Ok)).collect::<Result<_, _>>()?
     };
     let mut names: Vec<String> = Vec::new();
     let mut engines: Vec<Box<dyn Engine>> = Vec::new();
@@ -71,7 +72,7 @@ fn unlike(names: &[String], name: String) -> String {
 fn of_system() -> Result<&'static Library, String> {
     let mut reasons = Vec::new();
     for file in FILES {
-        match Library::load(Path::new(file)) {
+        match Library::of_system(file) {
             Ok(library) => return Ok(library),
             Err(reason) => reasons.push(reason),
         }
@@ -151,7 +152,7 @@ impl Engine for OneDnn {
             drive(library, pool, || Convolution::new(library, spec, self.algorithm.kind(), io.tensors));
         let (convolution, description) = made.map_err(|failure| self.refusal(library, failure))?;
         let Description { implementation, plan, scratch_bytes, weights_bytes } = description;
-        // From here on it goes with the thread that it was made by.
+        // From here on it goes on the driver, whatever happens.
         let mut prepared = OneDnnPlan {
             library,
             convolution: Some(convolution),
@@ -182,6 +183,9 @@ impl OneDnn {
                 "oneDNN {version} has no {} for this (unimplemented)",
                 self.algorithm.noun()
             )),
+            ffi::OUT_OF_MEMORY => {
+                Refusal { status: Status::TooLarge, reason: format!("oneDNN {version}: {failure}") }
+            }
             _ => Refusal::unavailable(format!("oneDNN {version}: {failure}")),
         }
     }

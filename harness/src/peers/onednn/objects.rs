@@ -96,22 +96,22 @@ impl Descriptor {
                 let descriptor: Object = (&raw mut *room).cast();
                 // SAFETY: the struct fits the room (see there); `dims` and `strides` hold as many numbers as
                 // there are dimensions, or more.
-                let status = match &strides {
-                    Some(strides) => unsafe {
-                        init_by_strides(descriptor, rank, dims, ffi::F32, strides.as_ptr())
-                    },
-                    None => unsafe { init_by_tag(descriptor, rank, dims, ffi::F32, ffi::TAG_ANY) },
+                let status = unsafe {
+                    match &strides {
+                        Some(strides) => init_by_strides(descriptor, rank, dims, ffi::F32, strides.as_ptr()),
+                        None => init_by_tag(descriptor, rank, dims, ffi::F32, ffi::TAG_ANY),
+                    }
                 };
                 check("dnnl_memory_desc_init", status)?;
                 Ok(Descriptor(Form::Two(room)))
             }
             Generation::Three { create_with_strides, create_with_tag, destroy_descriptor, .. } => {
                 // SAFETY: as above; the result goes where the function may write it.
-                let create = |object| match &strides {
-                    Some(strides) => unsafe {
-                        create_with_strides(object, rank, dims, ffi::F32, strides.as_ptr())
-                    },
-                    None => unsafe { create_with_tag(object, rank, dims, ffi::F32, ffi::TAG_ANY) },
+                let create = |object| unsafe {
+                    match &strides {
+                        Some(strides) => create_with_strides(object, rank, dims, ffi::F32, strides.as_ptr()),
+                        None => create_with_tag(object, rank, dims, ffi::F32, ffi::TAG_ANY),
+                    }
                 };
                 let owned = Owned::new("dnnl_memory_desc_create", destroy_descriptor, create)?;
                 Ok(Descriptor(Form::Three(owned)))

@@ -24,8 +24,9 @@ pub(super) struct OpenMp {
     pause_resource_all: unsafe extern "C" fn(c_int) -> c_int,
 }
 
-/// `omp_pause_soft`.
-const PAUSE_SOFT: c_int = 1;
+/// `omp_pause_hard`: workers end, and start anew with the next region. (Intel's runtime lets them wait on
+/// busily after a soft pause.)
+const PAUSE_HARD: c_int = 2;
 
 impl OpenMp {
     /// The runtime of a library; none if it has not all that is needed to put threads where they belong.
@@ -57,7 +58,7 @@ impl OpenMp {
         let result = work();
         // SAFETY: this thread is in no parallel region. It tells whether the runtime could free what it
         // holds; if not, workers wait until they fall asleep.
-        let _ = unsafe { (self.pause_resource_all)(PAUSE_SOFT) };
+        let _ = unsafe { (self.pause_resource_all)(PAUSE_HARD) };
         result
     }
 
