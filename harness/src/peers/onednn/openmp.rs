@@ -4,7 +4,7 @@
 //! whatever core their maker is kept on, and then wait for the next region busily (GCC's for about 8 ms,
 //! Intel's for 200 ms), on the core where another engine's thread may by then have its turn. Workers that
 //! sleep at once (`OMP_WAIT_POLICY=passive`) would be no answer: each region then waits for them to wake,
-//! which is ten times what a small convolution takes. So a team is gathered before each turn, each worker on
+//! which is several times what a small convolution takes. So a team is gathered before each turn, each worker on
 //! its own core, and dismissed after it: during its turn the library finds its workers ready, as in a program
 //! that does nothing else, and afterwards none is left that takes time from others.
 
