@@ -69,6 +69,12 @@ impl Pool {
         self.driver.install(work)
     }
 
+    /// Keeps the calling thread, one of a library's own, on the pool's core of this number. False where the
+    /// system does not allow it.
+    pub fn keep(&self, index: usize) -> bool {
+        self.cores.get(index).copied().flatten().is_some_and(core_affinity::set_for_current)
+    }
+
     /// As [`drive`](Self::drive); threads that are started meanwhile are kept on the pool's other cores, one
     /// on each in turn. (A new thread inherits its maker's core: all would share one.)
     pub fn drive_and_adopt<R: Send>(&self, work: impl FnOnce() -> R + Send) -> R {

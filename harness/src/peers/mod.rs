@@ -1,5 +1,7 @@
 //! Other libraries' convolutions, to be measured beside ours.
 
+mod onednn;
+
 use std::path::PathBuf;
 
 use crate::engine::Engine;
@@ -14,18 +16,23 @@ pub struct Paths {
 }
 
 /// Names that [`find`] knows.
-pub const NAMES: &[&str] = &[];
+pub const NAMES: &[&str] = &[onednn::NAME];
 
 /// The peers of some names; `all` is every one. A peer that cannot be had here is an engine too: it
 /// refuses every convolution with the reason.
 ///
 /// # Errors
-/// A name that is not known.
-pub fn find(names: &[String], _paths: &Paths) -> Result<Vec<Box<dyn Engine>>, String> {
+/// A name that is not known; a library that was given by its file and cannot be used.
+pub fn find(names: &[String], paths: &Paths) -> Result<Vec<Box<dyn Engine>>, String> {
     for name in names {
         if name != "all" && !NAMES.contains(&name.as_str()) {
             return Err(format!("`{name}` is no peer; known are all, {}", NAMES.join(", ")));
         }
     }
-    Ok(Vec::new())
+    let wanted = |name: &str| names.iter().any(|asked| asked == name || asked == "all");
+    let mut engines = Vec::new();
+    if wanted(onednn::NAME) {
+        engines.extend(onednn::find(&paths.onednn)?);
+    }
+    Ok(engines)
 }

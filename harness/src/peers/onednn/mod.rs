@@ -1,0 +1,266 @@
+//! oneDNN, by its C interface, from a shared library that is looked for at run time. Versions 2 and 3.
+//!
+//! It is used as frameworks use it: the library chooses the layouts of input, weights and output for each
+//! convolution, weights are brought into theirs once, and a run goes from input to output in the library's
+//! layouts. `reorder` says what bringing both from and to the spec's layout costs.
+//!
+//! The library keeps no primitives that were made before (as its cache would), so that preparing a
+//! convolution again takes as long as the first time.
+
+mod convolution;
+mod ffi;
+mod objects;
+mod openmp;
+
+use std::ffi::c_int;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use kernels::{ConvSpec, ErrorModel, PlanOptions};
+
+use self::convolution::{Convolution, Description};
+use self::ffi::{Failure, Library};
+use crate::engine::{Engine, Facts, Io, Prepared, Refusal};
+use crate::pinning::Pool;
+use crate::record::Status;
+
+/// The name that it is asked for by, and the prefix of its ids.
+pub(super) const NAME: &str = "onednn";
+
+/// The files that the system is asked for, newest version first.
+const FILES: &[&str] = if cfg!(target_os = "macos") {
+    &["libdnnl.3.dylib", "libdnnl.2.dylib", "libdnnl.dylib"]
+} else if cfg!(windows) {
+    &["dnnl.dll"]
+} else {
+    &["libdnnl.so.3", "libdnnl.so.2", "libdnnl.so"]
+};
+
+/// The engines of each of these libraries; of the system's, if none is given.
+///
+/// # Errors
+/// A given file that is of no use.
+pub(super) fn find(paths: &[PathBuf]) -> Result<Vec<Box<dyn Engine>>, String> {
+    let libraries = if paths.is_empty() {
+        vec![of_system()]
+    } else {
+        paths.iter().map(|path| Library::of_file(path).map(Ok)).collect::<Result<_, _>>()?
+    };
+    let mut names: Vec<String> = Vec::new();
+    let mut engines: Vec<Box<dyn Engine>> = Vec::new();
+    for library in libraries {
+        let name = match &library {
+            Ok(library) if paths.len() > 1 => unlike(&names, format!("{NAME}-{}", library.version)),
+            _ => NAME.to_owned(),
+        };
+        for algorithm in [Algorithm::Direct, Algorithm::Winograd] {
+            let id = format!("{name}{}", algorithm.suffix());
+            engines.push(Box::new(OneDnn { id, library: library.clone(), algorithm }));
+        }
+        names.push(name);
+    }
+    Ok(engines)
+}
+
+/// A name, with a number if it is taken.
+fn unlike(names: &[String], name: String) -> String {
+    let numbered = (2..).map(|n| format!("{name}-{n}"));
+    std::iter::once(name.clone()).chain(numbered).find(|name| !names.contains(name)).unwrap_or(name)
+}
+
+/// The newest library that the system finds, or why it finds none.
+fn of_system() -> Result<&'static Library, String> {
+    let mut reasons = Vec::new();
+    for file in FILES {
+        match Library::of_system(file) {
+            Ok(library) => return Ok(library),
+            Err(reason) => reasons.push(reason),
+        }
+    }
+    Err(format!("the system has no library of oneDNN ({})", reasons.join("; ")))
+}
+
+/// What the library is asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Algorithm {
+    /// What it takes for the definition's sums: direct convolution or a matrix product.
+    Direct,
+    /// Winograd's, which it takes only by name.
+    Winograd,
+}
+
+impl Algorithm {
+    fn suffix(self) -> &'static str {
+        match self {
+            Algorithm::Direct => "",
+            Algorithm::Winograd => "-winograd",
+        }
+    }
+
+    fn kind(self) -> c_int {
+        match self {
+            Algorithm::Direct => ffi::CONVOLUTION_DIRECT,
+            Algorithm::Winograd => ffi::CONVOLUTION_WINOGRAD,
+        }
+    }
+
+    fn noun(self) -> &'static str {
+        match self {
+            Algorithm::Direct => "convolution",
+            Algorithm::Winograd => "Winograd convolution",
+        }
+    }
+}
+
+/// A library of oneDNN, asked for an algorithm.
+#[derive(Debug)]
+struct OneDnn {
+    id: String,
+    /// Or why there is none.
+    library: Result<&'static Library, String>,
+    algorithm: Algorithm,
+}
+
+impl Engine for OneDnn {
+    fn engine(&self) -> &str {
+        NAME
+    }
+
+    fn id(&self) -> &str {
+        &self.id
+    }
+
+    fn version(&self) -> Option<String> {
+        self.library.as_ref().ok().map(|library| library.version.to_string())
+    }
+
+    fn prepare<'a>(
+        &'a self,
+        spec: &ConvSpec,
+        io: Io<'a>,
+        pool: &'a Pool,
+    ) -> Result<Box<dyn Prepared + 'a>, Refusal> {
+        let library = *self.library.as_ref().map_err(Refusal::unavailable)?;
+        let version = library.version;
+        if pool.threads() > 1 && library.openmp.is_none() {
+            return Err(Refusal::unavailable(format!(
+                "oneDNN {version} runs on one thread here: of its threads ({}) number and place cannot be set",
+                version.runtime()
+            )));
+        }
+        let made =
+            drive(library, pool, || Convolution::new(library, spec, self.algorithm.kind(), io.tensors));
+        let (convolution, description) = made.map_err(|failure| self.refusal(library, failure))?;
+        let Description { implementation, plan, scratch_bytes, weights_bytes } = description;
+        // From here on it goes on the driver, whatever happens.
+        let mut prepared = OneDnnPlan {
+            library,
+            convolution: Some(convolution),
+            pool,
+            output_len: spec.output_len(),
+            facts: Facts {
+                implementation,
+                plan,
+                workspace_bytes: scratch_bytes,
+                packed_bytes: Some(weights_bytes),
+                own_flops: None,
+                error_model: sum_model(spec),
+            },
+        };
+        if prepared.facts.implementation.contains("wino") {
+            prepared.facts.error_model =
+                winograd_model(&prepared.facts.implementation, spec, &io.tensors.weights)?;
+        }
+        Ok(Box::new(prepared))
+    }
+}
+
+impl OneDnn {
+    fn refusal(&self, library: &Library, failure: Failure) -> Refusal {
+        let version = library.version;
+        match failure.status {
+            ffi::UNIMPLEMENTED => Refusal::unsupported(format!(
+                "oneDNN {version} has no {} for this (unimplemented)",
+                self.algorithm.noun()
+            )),
+            ffi::OUT_OF_MEMORY => {
+                Refusal { status: Status::TooLarge, reason: format!("oneDNN {version}: {failure}") }
+            }
+            _ => Refusal::unavailable(format!("oneDNN {version}: {failure}")),
+        }
+    }
+}
+
+/// Runs something of the library's on the pool's driver, with its threads on the pool's cores.
+fn drive<R: Send>(library: &Library, pool: &Pool, work: impl FnOnce() -> R + Send) -> R {
+    pool.drive(|| match &library.openmp {
+        Some(openmp) => openmp.with_team(pool, work),
+        None => work(),
+    })
+}
+
+/// The bound of whatever sums the definition's products: a rounding for each product and each addition, in
+/// whatever order, and one for the bias.
+fn sum_model(spec: &ConvSpec) -> ErrorModel {
+    let [height, width] = spec.kernel();
+    ErrorModel::Sum { k: (spec.group_in_channels() * height * width) as f64 + 3.0 }
+}
+
+/// oneDNN publishes no bound for its Winograd, so it is held against that of ours with the same tiles:
+/// F(2×2,3×3), with the same points, where its name says `2x3`, or else F(4×4,3×3), with points ±5/8 and ±3/2
+/// where ours are ±11/16 and ±3/2.
+fn winograd_model(implementation: &str, spec: &ConvSpec, weights: &[f32]) -> Result<ErrorModel, Refusal> {
+    let ours = if implementation.contains("2x3") { "winograd-f2" } else { "winograd-f4" };
+    let ours = kernels::kernel(ours).map_err(Refusal::unsupported)?;
+    let plan = ours.plan(spec, weights, &PlanOptions::default()).map_err(Refusal::unsupported)?;
+    Ok(plan.error_model())
+}
+
+struct OneDnnPlan<'a> {
+    library: &'static Library,
+    /// Always there until it is dropped.
+    convolution: Option<Convolution<'a>>,
+    pool: &'a Pool,
+    output_len: usize,
+    facts: Facts,
+}
+
+impl<'a> OneDnnPlan<'a> {
+    fn drive<R: Send>(
+        &mut self,
+        work: impl FnOnce(&mut Convolution<'a>) -> Result<R, Failure> + Send,
+    ) -> Result<R, String> {
+        let convolution = self.convolution.as_mut().ok_or("is gone")?;
+        drive(self.library, self.pool, || work(convolution))
+            .map_err(|failure| format!("oneDNN {}: {failure}", self.library.version))
+    }
+}
+
+impl Prepared for OneDnnPlan<'_> {
+    fn facts(&self) -> &Facts {
+        &self.facts
+    }
+
+    fn time(&mut self, repeats: u64) -> Result<Duration, String> {
+        self.drive(|convolution| convolution.run(repeats))
+    }
+
+    fn store(&mut self, output: &mut [f32]) -> Result<(), String> {
+        self.drive(|convolution| convolution.store(output)).map(drop)
+    }
+
+    fn reorder(&mut self) -> Option<Duration> {
+        // Memory of its own, touched: the engine's output may be lent to the caller.
+        let mut output = vec![f32::NAN; self.output_len];
+        self.drive(|convolution| convolution.reorder(&mut output)).ok().flatten()
+    }
+}
+
+impl Drop for OneDnnPlan<'_> {
+    /// The library counts the users of a thread's scratch memory on the thread that makes and destroys
+    /// them.
+    fn drop(&mut self) {
+        let convolution = self.convolution.take();
+        self.pool.drive(move || drop(convolution));
+    }
+}

@@ -1,0 +1,483 @@
+//! The library's objects, each destroyed when it goes.
+
+use std::ffi::{c_char, c_int, c_void};
+use std::marker::PhantomData;
+use std::ptr::{null, null_mut};
+
+use kernels::{ConvSpec, Layout, Padding};
+
+use super::ffi::{
+    self, Argument, ConstDescriptor, Destroy, Dims, Failure, Generation, Library, Object, check,
+};
+
+/// An object of the library that is destroyed with this.
+#[derive(Debug)]
+struct Owned {
+    object: Object,
+    destroy: Destroy,
+}
+
+// SAFETY: the library's objects belong to no thread; one that is used by one thread at a time may be used by
+// any.
+unsafe impl Send for Owned {}
+
+impl Owned {
+    /// What a function makes, or why not.
+    fn new(
+        function: &'static str,
+        destroy: Destroy,
+        create: impl FnOnce(*mut Object) -> ffi::Status,
+    ) -> Result<Self, Failure> {
+        let mut object = null_mut();
+        check(function, create(&mut object))?;
+        if object.is_null() {
+            return Err(Failure { function, status: ffi::RUNTIME_ERROR });
+        }
+        Ok(Owned { object, destroy })
+    }
+}
+
+impl Drop for Owned {
+    fn drop(&mut self) {
+        // SAFETY: the object is alive, this was its only owner, and the function is the one for its kind.
+        // There is nothing to do about a failure.
+        let _ = unsafe { (self.destroy)(self.object) };
+    }
+}
+
+/// The CPU, and the order in which it is given work. It must outlive what is made on it.
+#[derive(Debug)]
+pub(super) struct Device {
+    library: &'static Library,
+    stream: Owned,
+    engine: Owned,
+}
+
+impl Device {
+    pub(super) fn new(library: &'static Library) -> Result<Self, Failure> {
+        // SAFETY: the result goes where the function may write it.
+        let create = |object| unsafe { (library.create_engine)(object, ffi::ENGINE_CPU, 0) };
+        let engine = Owned::new("dnnl_engine_create", library.destroy_engine, create)?;
+        // SAFETY: as above; the engine is alive.
+        let create = |o| unsafe { (library.create_stream)(o, engine.object, ffi::STREAM_IN_ORDER) };
+        let stream = Owned::new("dnnl_stream_create", library.destroy_stream, create)?;
+        Ok(Device { library, stream, engine })
+    }
+
+    /// Returns when all work is done.
+    pub(super) fn wait(&self) -> Result<(), Failure> {
+        // SAFETY: the stream is alive.
+        check("dnnl_stream_wait", unsafe { (self.library.wait)(self.stream.object) })
+    }
+}
+
+/// A layout of an array of f32s.
+#[derive(Debug)]
+pub(super) struct Descriptor(Form);
+
+#[derive(Debug)]
+enum Form {
+    /// Version 2's struct, in more room than it needs.
+    Two(Box<ffi::DescriptorRoom>),
+    /// Version 3's object.
+    Three(Owned),
+}
+
+impl Descriptor {
+    /// Dimensions, in the order that the library has them, and their strides; without strides whatever the
+    /// library likes best.
+    fn new(library: &Library, dims: &[usize], strides: Option<&[usize]>) -> Result<Self, Failure> {
+        let rank = c_int::try_from(dims.len()).unwrap_or(c_int::MAX);
+        let (dims, strides) = (self::dims(dims), strides.map(self::dims));
+        let dims = dims.as_ptr();
+        match library.generation {
+            Generation::Two { init_by_strides, init_by_tag, .. } => {
+                let mut room: Box<ffi::DescriptorRoom> = Box::new([0; _]);
+                let descriptor: Object = (&raw mut *room).cast();
+                // SAFETY: the struct fits the room (see there); `dims` and `strides` hold as many numbers as
+                // there are dimensions, or more.
+                let status = unsafe {
+                    match &strides {
+                        Some(strides) => init_by_strides(descriptor, rank, dims, ffi::F32, strides.as_ptr()),
+                        None => init_by_tag(descriptor, rank, dims, ffi::F32, ffi::TAG_ANY),
+                    }
+                };
+                check("dnnl_memory_desc_init", status)?;
+                Ok(Descriptor(Form::Two(room)))
+            }
+            Generation::Three { create_with_strides, create_with_tag, destroy_descriptor, .. } => {
+                // SAFETY: as above; the result goes where the function may write it.
+                let create = |object| unsafe {
+                    match &strides {
+                        Some(strides) => create_with_strides(object, rank, dims, ffi::F32, strides.as_ptr()),
+                        None => create_with_tag(object, rank, dims, ffi::F32, ffi::TAG_ANY),
+                    }
+                };
+                let owned = Owned::new("dnnl_memory_desc_create", destroy_descriptor, create)?;
+                Ok(Descriptor(Form::Three(owned)))
+            }
+        }
+    }
+
+    fn as_ptr(&self) -> ConstDescriptor {
+        match &self.0 {
+            Form::Two(room) => (&raw const **room).cast(),
+            Form::Three(owned) => owned.object,
+        }
+    }
+}
+
+/// The layouts of a convolution's arrays.
+#[derive(Debug)]
+pub(super) struct Descriptors {
+    pub(super) input: Descriptor,
+    pub(super) weights: Descriptor,
+    pub(super) bias: Descriptor,
+    pub(super) output: Descriptor,
+}
+
+impl Descriptors {
+    /// As the spec has them.
+    pub(super) fn of_user(library: &Library, spec: &ConvSpec) -> Result<Self, Failure> {
+        let image = |dims: [usize; 4]| {
+            let [_, channels, height, width] = dims;
+            let strides = match spec.layout() {
+                Layout::Nchw => [channels * height * width, height * width, width, 1],
+                Layout::Nhwc => [channels * height * width, 1, width * channels, channels],
+            };
+            Descriptor::new(library, &dims, Some(&strides))
+        };
+        let weights = weights_dims(spec);
+        let mut strides = vec![1; weights.len()];
+        for axis in (1..weights.len()).rev() {
+            strides[axis - 1] = strides[axis] * weights[axis];
+        }
+        Ok(Descriptors {
+            input: image(input_dims(spec))?,
+            weights: Descriptor::new(library, &weights, Some(&strides))?,
+            bias: Descriptor::new(library, &[spec.out_channels()], Some(&[1]))?,
+            output: image(output_dims(spec))?,
+        })
+    }
+
+    /// As the library likes them best; the bias is always plain.
+    fn of_any(library: &Library, spec: &ConvSpec) -> Result<Self, Failure> {
+        Ok(Descriptors {
+            input: Descriptor::new(library, &input_dims(spec), None)?,
+            weights: Descriptor::new(library, &weights_dims(spec), None)?,
+            bias: Descriptor::new(library, &[spec.out_channels()], Some(&[1]))?,
+            output: Descriptor::new(library, &output_dims(spec), None)?,
+        })
+    }
+}
+
+fn input_dims(spec: &ConvSpec) -> [usize; 4] {
+    [spec.batch(), spec.in_channels(), spec.in_height(), spec.in_width()]
+}
+
+fn output_dims(spec: &ConvSpec) -> [usize; 4] {
+    [spec.batch(), spec.out_channels(), spec.out_height(), spec.out_width()]
+}
+
+/// With groups an axis more, in front.
+fn weights_dims(spec: &ConvSpec) -> Vec<usize> {
+    let [height, width] = spec.kernel();
+    match spec.groups() {
+        1 => vec![spec.out_channels(), spec.in_channels(), height, width],
+        groups => vec![groups, spec.group_out_channels(), spec.group_in_channels(), height, width],
+    }
+}
+
+/// Numbers of a spec, which are far below 2⁶³.
+fn dims(values: &[usize]) -> Dims {
+    let mut dims = [0; _];
+    for (dim, &value) in dims.iter_mut().zip(values) {
+        *dim = i64::try_from(value).unwrap_or(i64::MAX);
+    }
+    dims
+}
+
+/// What the library has chosen for a convolution.
+#[derive(Debug)]
+pub(super) struct Choice {
+    library: &'static Library,
+    description: Owned,
+}
+
+/// An array of the convolution that [`Choice::layout`] is asked for.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Array {
+    Input = ffi::QUERY_SOURCE as isize,
+    Weights = ffi::QUERY_WEIGHTS as isize,
+    Output = ffi::QUERY_DESTINATION as isize,
+}
+
+/// A layout that the library has chosen.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Chosen<'a> {
+    library: &'static Library,
+    descriptor: ConstDescriptor,
+    of: PhantomData<&'a Choice>,
+}
+
+impl Chosen<'_> {
+    pub(super) fn bytes(self) -> usize {
+        // SAFETY: the descriptor is alive.
+        unsafe { (self.library.descriptor_size)(self.descriptor) }
+    }
+
+    pub(super) fn is(self, descriptor: &Descriptor) -> bool {
+        // SAFETY: both descriptors are alive.
+        unsafe { (self.library.descriptors_equal)(self.descriptor, descriptor.as_ptr()) != 0 }
+    }
+}
+
+impl Choice {
+    /// For inference, with layouts of its own choice, by this `dnnl_alg_kind_t`.
+    pub(super) fn new(device: &Device, spec: &ConvSpec, algorithm: c_int) -> Result<Self, Failure> {
+        let library = device.library;
+        let any = Descriptors::of_any(library, spec)?;
+        let (input, weights) = (any.input.as_ptr(), any.weights.as_ptr());
+        let (bias, output) = (any.bias.as_ptr(), any.output.as_ptr());
+        let Padding { top, left, bottom, right } = spec.padding();
+        let strides = dims(&spec.stride());
+        // oneDNN counts dilation from 0.
+        let dilation = dims(&spec.dilation().map(|n| n - 1));
+        let (before, after) = (dims(&[top, left]), dims(&[bottom, right]));
+        let (strides, dilation) = (strides.as_ptr(), dilation.as_ptr());
+        let (before, after) = (before.as_ptr(), after.as_ptr());
+        let (kind, engine) = (ffi::FORWARD_INFERENCE, device.engine.object);
+        let destroy = library.destroy_primitive_desc;
+        let description = match library.generation {
+            Generation::Two { init_convolution, create_primitive_desc, .. } => {
+                let mut room: Box<ffi::OperationRoom> = Box::new([0; _]);
+                let operation: Object = (&raw mut *room).cast();
+                // SAFETY: the struct fits the room (see there); descriptors are alive; the others hold a
+                // number for each of the two axes.
+                let status = unsafe {
+                    init_convolution(
+                        operation, kind, algorithm, input, weights, bias, output, strides, dilation, before,
+                        after,
+                    )
+                };
+                check("dnnl_dilated_convolution_forward_desc_init", status)?;
+                // SAFETY: the operation was just filled, the engine is alive; attributes and hint may be
+                // null; the result goes where the function may write it.
+                let create =
+                    |object| unsafe { create_primitive_desc(object, operation, null(), engine, null()) };
+                Owned::new("dnnl_primitive_desc_create", destroy, create)?
+            }
+            Generation::Three { create_convolution, .. } => {
+                // SAFETY: as above.
+                let create = |object| unsafe {
+                    create_convolution(
+                        object,
+                        engine,
+                        kind,
+                        algorithm,
+                        input,
+                        weights,
+                        bias,
+                        output,
+                        strides,
+                        dilation,
+                        before,
+                        after,
+                        null(),
+                    )
+                };
+                Owned::new("dnnl_convolution_forward_primitive_desc_create", destroy, create)?
+            }
+        };
+        Ok(Choice { library, description })
+    }
+
+    /// The layout that it wants an array in.
+    pub(super) fn layout(&self, array: Array) -> Result<Chosen<'_>, Failure> {
+        let function = "dnnl_primitive_desc_query_md";
+        // SAFETY: the description is alive, and a convolution has such an array.
+        let descriptor =
+            unsafe { (self.library.query_descriptor)(self.description.object, array as c_int, 0) };
+        if descriptor.is_null() {
+            return Err(Failure { function, status: ffi::RUNTIME_ERROR });
+        }
+        Ok(Chosen { library: self.library, descriptor, of: PhantomData })
+    }
+
+    /// The library's name for the implementation.
+    pub(super) fn implementation(&self) -> Result<String, Failure> {
+        let mut name: *const c_char = null();
+        self.query(ffi::QUERY_IMPLEMENTATION, (&raw mut name).cast())?;
+        // SAFETY: for this query the library gives a text that lives as long as the description, or null.
+        Ok(unsafe { ffi::text(name) })
+    }
+
+    /// Bytes of scratch memory.
+    pub(super) fn scratch_bytes(&self) -> Option<usize> {
+        let mut bytes = 0i64;
+        self.query(ffi::QUERY_MEMORY_CONSUMPTION, (&raw mut bytes).cast()).ok()?;
+        usize::try_from(bytes).ok()
+    }
+
+    /// `result` must be of the type that belongs to the query.
+    fn query(&self, what: c_int, result: *mut c_void) -> Result<(), Failure> {
+        // SAFETY: the description is alive; this function's two callers pass the type that the header names.
+        let status = unsafe { (self.library.query)(self.description.object, what, 0, result) };
+        check("dnnl_primitive_desc_query", status)
+    }
+
+    /// What can be run.
+    pub(super) fn primitive(&self) -> Result<Primitive, Failure> {
+        Primitive::new(self.library, &self.description)
+    }
+}
+
+/// Something that the library can run.
+#[derive(Debug)]
+pub(super) struct Primitive {
+    library: &'static Library,
+    primitive: Owned,
+}
+
+impl Primitive {
+    fn new(library: &'static Library, description: &Owned) -> Result<Self, Failure> {
+        // SAFETY: the description is alive; the result goes where the function may write it.
+        let create = |object| unsafe { (library.create_primitive)(object, description.object) };
+        let primitive = Owned::new("dnnl_primitive_create", library.destroy_primitive, create)?;
+        Ok(Primitive { library, primitive })
+    }
+
+    /// Runs it.
+    ///
+    /// # Safety
+    /// The primitive takes arguments of these indices, the memories are in the layouts that it was made for,
+    /// and what it writes to is not [`Memory::of`] something.
+    unsafe fn execute(&self, device: &Device, arguments: &[Argument]) -> Result<(), Failure> {
+        let count = c_int::try_from(arguments.len()).unwrap_or(c_int::MAX);
+        let (primitive, stream) = (self.primitive.object, device.stream.object);
+        // SAFETY: primitive, stream and memories are alive, the rest is the caller's word.
+        let status = unsafe { (self.library.execute)(primitive, stream, count, arguments.as_ptr()) };
+        check("dnnl_primitive_execute", status)
+    }
+}
+
+/// An array with its layout.
+#[derive(Debug)]
+pub(super) struct Memory<'a> {
+    memory: Owned,
+    of: PhantomData<&'a [f32]>,
+}
+
+impl<'a> Memory<'a> {
+    fn create(device: &Device, descriptor: ConstDescriptor, data: *mut c_void) -> Result<Self, Failure> {
+        let (create, engine) = (device.library.create_memory, device.engine.object);
+        // SAFETY: descriptor and engine are alive; this function's callers see to it that `data` is as large
+        // as the descriptor says and outlives the result, or asks the library for memory.
+        let create = |object| unsafe { create(object, descriptor, engine, data) };
+        let memory = Owned::new("dnnl_memory_create", device.library.destroy_memory, create)?;
+        Ok(Memory { memory, of: PhantomData })
+    }
+
+    /// Memory of the library's own.
+    pub(super) fn new(device: &Device, layout: Chosen<'_>) -> Result<Self, Failure> {
+        Memory::create(device, layout.descriptor, ffi::ALLOCATE)
+    }
+
+    /// A slice, to be read only.
+    pub(super) fn of(device: &Device, layout: &Descriptor, data: &'a [f32]) -> Result<Self, Failure> {
+        check_len(device, layout, data.len())?;
+        Memory::create(device, layout.as_ptr(), data.as_ptr().cast_mut().cast())
+    }
+
+    /// A slice, to be written to.
+    pub(super) fn of_mut(device: &Device, layout: &Descriptor, data: &'a mut [f32]) -> Result<Self, Failure> {
+        check_len(device, layout, data.len())?;
+        Memory::create(device, layout.as_ptr(), data.as_mut_ptr().cast())
+    }
+}
+
+fn check_len(device: &Device, layout: &Descriptor, len: usize) -> Result<(), Failure> {
+    // SAFETY: the descriptor is alive.
+    let bytes = unsafe { (device.library.descriptor_size)(layout.as_ptr()) };
+    let fits = Some(bytes) == len.checked_mul(size_of::<f32>());
+    check("dnnl_memory_desc_get_size", if fits { ffi::SUCCESS } else { ffi::RUNTIME_ERROR })
+}
+
+/// Brings an array from one layout into another.
+#[derive(Debug)]
+pub(super) struct Reorder(Primitive);
+
+impl Reorder {
+    /// From a user's layout into the library's.
+    pub(super) fn into_chosen(device: &Device, from: &Descriptor, to: Chosen<'_>) -> Result<Self, Failure> {
+        Reorder::new(device, from.as_ptr(), to.descriptor)
+    }
+
+    /// From the library's layout into a user's.
+    pub(super) fn from_chosen(device: &Device, from: Chosen<'_>, to: &Descriptor) -> Result<Self, Failure> {
+        Reorder::new(device, from.descriptor, to.as_ptr())
+    }
+
+    fn new(device: &Device, from: ConstDescriptor, to: ConstDescriptor) -> Result<Self, Failure> {
+        let (library, engine) = (device.library, device.engine.object);
+        // SAFETY: descriptors and engine are alive; attributes may be null; the result goes where the
+        // function may write it.
+        let create = |object| unsafe { (library.create_reorder)(object, from, engine, to, engine, null()) };
+        let function = "dnnl_reorder_primitive_desc_create";
+        let description = Owned::new(function, library.destroy_primitive_desc, create)?;
+        Ok(Reorder(Primitive::new(library, &description)?))
+    }
+
+    /// Does it.
+    ///
+    /// # Safety
+    /// The memories are in the layouts that this was made for, and `to` is not [`Memory::of`] something.
+    pub(super) unsafe fn run(
+        &self,
+        device: &Device,
+        from: &Memory<'_>,
+        to: &Memory<'_>,
+    ) -> Result<(), Failure> {
+        let arguments = [
+            Argument { index: ffi::ARG_SOURCE, memory: from.memory.object },
+            Argument { index: ffi::ARG_DESTINATION, memory: to.memory.object },
+        ];
+        // SAFETY: a reorder takes these; the rest is the caller's word.
+        unsafe { self.0.execute(device, &arguments) }
+    }
+}
+
+/// A convolution with its arrays, in the library's layouts.
+#[derive(Debug)]
+pub(super) struct Arrays<'a> {
+    pub(super) input: Memory<'a>,
+    pub(super) weights: Memory<'a>,
+    pub(super) bias: Memory<'a>,
+    pub(super) output: Memory<'a>,
+}
+
+impl Primitive {
+    /// Computes the output, so many times.
+    ///
+    /// # Safety
+    /// This is a convolution, the arrays are in the layouts that it was made for, and the output is not
+    /// [`Memory::of`] something.
+    pub(super) unsafe fn convolve(
+        &self,
+        device: &Device,
+        arrays: &Arrays<'_>,
+        repeats: u64,
+    ) -> Result<(), Failure> {
+        let arguments = [
+            Argument { index: ffi::ARG_SOURCE, memory: arrays.input.memory.object },
+            Argument { index: ffi::ARG_WEIGHTS, memory: arrays.weights.memory.object },
+            Argument { index: ffi::ARG_BIAS, memory: arrays.bias.memory.object },
+            Argument { index: ffi::ARG_DESTINATION, memory: arrays.output.memory.object },
+        ];
+        for _ in 0..repeats {
+            // SAFETY: a convolution takes these; the rest is the caller's word.
+            unsafe { self.execute(device, &arguments) }?;
+        }
+        device.wait()
+    }
+}
