@@ -8,6 +8,7 @@ use std::ops::Range;
 
 use wide::f32x4;
 
+use crate::simd::{Simd, SimdOp};
 use crate::spec::{ConvSpec, Layout};
 
 /// One image of some neighbouring groups, of input or output, in either layout.
@@ -117,6 +118,19 @@ impl Window {
         self.rows.clone().map(move |y| y.checked_sub(top).filter(|&y| y < height))
     }
 
+    /// Rows of the window that are not padding.
+    fn inside_rows(&self, spec: &ConvSpec) -> Range<usize> {
+        let (top, height) = (spec.padding().top, spec.in_height());
+        let start = top.saturating_sub(self.rows.start).min(self.rows.len());
+        let end = (top + height).saturating_sub(self.rows.start).min(self.rows.len());
+        start..end.max(start)
+    }
+
+    /// The first row of the input under the window, if any is.
+    fn first_row(&self, spec: &ConvSpec) -> usize {
+        self.rows.start.saturating_sub(spec.padding().top)
+    }
+
     /// Columns of the window that are not padding.
     fn input_columns(&self, spec: &ConvSpec) -> Range<usize> {
         let left = spec.padding().left.min(self.columns);
@@ -209,8 +223,160 @@ pub(crate) fn most_rows(spec: &ConvSpec, fits: impl Fn(usize) -> bool) -> usize 
     good
 }
 
-/// Copies a window of `image` as [`Planes`]; what is not input is zero.
-pub(crate) fn pack_planes(
+/// Copies a window of `image` as [`Planes`]; padding is zero. Beyond the window's last column a row may hold
+/// anything.
+pub(crate) fn pack_planes<S: Simd>(
+    simd: S,
+    spec: &ConvSpec,
+    image: &Image,
+    window: &Window,
+    input: &[f32],
+    planes: &Planes,
+    band: &mut [f32],
+) {
+    simd.vectorize(PackPlanes { spec, image, window, input, planes, band });
+}
+
+struct PackPlanes<'a> {
+    spec: &'a ConvSpec,
+    image: &'a Image,
+    window: &'a Window,
+    input: &'a [f32],
+    planes: &'a Planes,
+    band: &'a mut [f32],
+}
+
+impl<S: Simd> SimdOp<S> for PackPlanes<'_> {
+    type Output = ();
+    #[inline(always)]
+    fn eval(self, simd: S) {
+        let PackPlanes { spec, image, window, input, planes, band } = self;
+        let inside = window.input_columns(spec);
+        if inside.is_empty() || window.inside_rows(spec).is_empty() {
+            for channel in band.chunks_mut(planes.channel).take(image.channels) {
+                zero(simd, channel, 0..window.rows() * planes.row);
+            }
+        } else if image.pixel == 1 && planes.stride <= 2 {
+            for c in 0..image.channels {
+                let first = image.at(c, window.first_row(spec), 0);
+                pack_plane(
+                    simd,
+                    spec,
+                    window,
+                    &input[first..],
+                    image.row,
+                    planes,
+                    &mut band[c * planes.channel..],
+                );
+            }
+        } else {
+            pack_plane_rows(simd, spec, image, window, input, planes, band);
+        }
+    }
+}
+
+/// [`pack_planes`] of one channel whose pixels lie side by side, for strides 1 and 2: planes may be so small
+/// that each row's share of the work around them counts. `input` starts at the first row that is read.
+#[inline(always)]
+fn pack_plane<S: Simd>(
+    simd: S,
+    spec: &ConvSpec,
+    window: &Window,
+    input: &[f32],
+    in_row: usize,
+    planes: &Planes,
+    plane: &mut [f32],
+) {
+    let (inside, rows) = (window.input_columns(spec), window.inside_rows(spec));
+    let pitch = planes.row;
+    let plane = &mut plane[..window.rows() * pitch];
+    let input = &input[..(rows.len() - 1) * in_row + inside.len()];
+    zero(simd, plane, 0..rows.start * pitch);
+    zero(simd, plane, rows.end * pitch..window.rows() * pitch);
+    let (len, left) = (inside.len(), inside.start);
+    // SAFETY: the slices hold the rows; in a row of `pitch` f32s all windows' columns have room, and whole
+    // vectors only where `room` says so.
+    unsafe {
+        let (from, to) = (input.as_ptr(), plane.as_mut_ptr().add(rows.start * pitch));
+        if planes.stride == 1 {
+            let room = left + len.next_multiple_of(S::LANES) <= pitch;
+            for row in 0..rows.len() {
+                let (from, to) = (from.add(row * in_row), to.add(row * pitch));
+                zero_columns(simd, to, 0..left);
+                let mut x = 0;
+                while x + S::LANES <= len {
+                    simd.store(to.add(left + x), simd.load(from.add(x)));
+                    x += S::LANES;
+                }
+                if x < len {
+                    let tail = simd.load_partial(from.add(x), len - x);
+                    if room {
+                        simd.store(to.add(left + x), tail);
+                        x += S::LANES;
+                    } else {
+                        simd.store_partial(to.add(left + x), tail, len - x);
+                        x = len;
+                    }
+                }
+                zero_columns(simd, to, left + x..window.columns);
+            }
+            return;
+        }
+        // Columns of even number are in the first phase. For each phase: where its pixels start and how many
+        // they are; where it starts and how many columns it has. The first pixel's phase comes first.
+        let phases = [(0, window.columns.div_ceil(2)), (planes.phase, window.columns / 2)];
+        let starts = [left.div_ceil(2), planes.phase + left / 2];
+        let order = if left % 2 == 0 { [0, 1] } else { [1, 0] };
+        let phases = order.map(|phase| phases[phase]);
+        let sides = [(starts[order[0]], len.div_ceil(2)), (starts[order[1]], len / 2)];
+        for row in 0..rows.len() {
+            let (from, to) = (from.add(row * in_row), to.add(row * pitch));
+            for ((start, pixels), (phase, columns)) in sides.into_iter().zip(phases) {
+                zero_columns(simd, to, phase..start);
+                zero_columns(simd, to, start + pixels..phase + columns);
+            }
+            let mut x = 0;
+            while x + 2 * S::LANES <= len {
+                let (e, o) = simd.unzip(simd.load(from.add(x)), simd.load(from.add(x + S::LANES)));
+                simd.store(to.add(sides[0].0 + x / 2), e);
+                simd.store(to.add(sides[1].0 + x / 2), o);
+                x += 2 * S::LANES;
+            }
+            if x < len {
+                let a = simd.load_partial(from.add(x), S::LANES.min(len - x));
+                let rest = (len - x).saturating_sub(S::LANES);
+                let b = simd.load_partial(from.add(x + (len - x - rest)), rest);
+                let (e, o) = simd.unzip(a, b);
+                simd.store_partial(to.add(sides[0].0 + x / 2), e, sides[0].1 - x / 2);
+                simd.store_partial(to.add(sides[1].0 + x / 2), o, sides[1].1 - x / 2);
+            }
+        }
+    }
+}
+
+/// Zeros in some columns of a row, of which there are mostly few or none.
+///
+/// # Safety
+/// `to` is valid for writes of these columns.
+#[inline(always)]
+unsafe fn zero_columns<S: Simd>(simd: S, to: *mut f32, columns: Range<usize>) {
+    let mut x = columns.start;
+    // SAFETY: by the caller's promise.
+    unsafe {
+        while x + S::LANES < columns.end {
+            simd.store(to.add(x), simd.splat(0.0));
+            x += S::LANES;
+        }
+        if x < columns.end {
+            simd.store_partial(to.add(x), simd.splat(0.0), columns.end - x);
+        }
+    }
+}
+
+/// [`pack_planes`] row by row, for any stride and layout.
+#[inline(always)]
+fn pack_plane_rows<S: Simd>(
+    simd: S,
     spec: &ConvSpec,
     image: &Image,
     window: &Window,
@@ -221,33 +387,42 @@ pub(crate) fn pack_planes(
     let inside = window.input_columns(spec);
     for (row_index, source) in window.input_rows(spec).enumerate() {
         let rows = &mut band[row_index * planes.row..];
-        let Some(y) = source.filter(|_| !inside.is_empty()) else {
+        let Some(y) = source else {
             for row in rows.chunks_mut(planes.channel).take(image.channels) {
-                row[..planes.row].fill(0.0);
+                zero(simd, row, 0..planes.row);
             }
             continue;
         };
-        let start = image.at(0, y, 0);
-        let input = &input[start..];
-        if planes.stride == 1 && image.pixel > 1 {
+        let input = &input[image.at(0, y, 0)..];
+        if planes.stride == 1 {
             // Channels lie side by side: all of them at once.
             for row in rows.chunks_mut(planes.channel).take(image.channels) {
-                row[..inside.start].fill(0.0);
-                row[inside.end..planes.row].fill(0.0);
+                zero(simd, &mut row[..planes.row], 0..inside.start);
+                zero(simd, &mut row[..planes.row], inside.end..window.columns);
             }
             let rows = &mut rows[inside.start..];
             transpose(input, image.pixel, inside.len(), image.channels, rows, planes.channel);
             continue;
         }
         for (c, row) in rows.chunks_mut(planes.channel).take(image.channels).enumerate() {
-            let (row, input) = (&mut row[..planes.row], &input[c * image.channel..]);
-            if planes.stride == 1 {
-                row[..inside.start].fill(0.0);
-                row[inside.end..].fill(0.0);
-                row[inside.clone()].copy_from_slice(&input[..inside.len()]);
+            zero(simd, row, 0..planes.row);
+            pack_phases(&input[c * image.channel..], image.pixel, &inside, planes, &mut row[..planes.row]);
+        }
+    }
+}
+
+/// Zeros in some columns of a row; up to a vector of what follows may become zero too.
+#[inline(always)]
+fn zero<S: Simd>(simd: S, row: &mut [f32], columns: Range<usize>) {
+    let zeros = simd.splat(0.0);
+    for column in columns.step_by(S::LANES) {
+        let row = &mut row[column..];
+        // SAFETY: the row has room for what is written.
+        unsafe {
+            if row.len() >= S::LANES {
+                simd.store(row.as_mut_ptr(), zeros);
             } else {
-                row.fill(0.0);
-                pack_phases(input, image.pixel, &inside, planes, row);
+                simd.store_partial(row.as_mut_ptr(), zeros, row.len());
             }
         }
     }
@@ -261,20 +436,8 @@ fn pack_phases(input: &[f32], pixel: usize, inside: &Range<usize>, planes: &Plan
         let first = (inside.start + skip) / planes.stride;
         let count = inside.len().saturating_sub(skip).div_ceil(planes.stride);
         let to = &mut row[phase * planes.phase + first..][..count];
-        if count == 0 {
-            continue;
-        }
-        let from = &input[skip * pixel..];
-        if planes.stride * pixel == 2 {
-            // The usual case, in a form that becomes shuffles.
-            for (to, pair) in to.iter_mut().zip(from.chunks_exact(2)) {
-                *to = pair[0];
-            }
-            to[count - 1] = from[2 * (count - 1)];
-        } else {
-            for (i, to) in to.iter_mut().enumerate() {
-                *to = from[i * planes.stride * pixel];
-            }
+        for (i, to) in to.iter_mut().enumerate() {
+            *to = input[skip * pixel + i * planes.stride * pixel];
         }
     }
 }
@@ -330,6 +493,7 @@ pub(crate) unsafe fn transpose_raw(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::simd::Wide;
 
     /// The padded input, by the definition.
     fn padded(spec: &ConvSpec, input: &[f32], n: usize, c: usize, y: usize, x: usize) -> f32 {
@@ -366,7 +530,7 @@ mod tests {
                     pack_pixels(&spec, &image, &window, &input, pitch, &mut band);
                     let planes = Planes::new(&spec, rows.len(), 4);
                     let mut split = vec![f32::NAN; planes.channel * channels];
-                    pack_planes(&spec, &image, &window, &input, &planes, &mut split);
+                    pack_planes(Wide, &spec, &image, &window, &input, &planes, &mut split);
                     for y in 0..window.rows() {
                         for x in 0..window.columns() {
                             for c in 0..channels {

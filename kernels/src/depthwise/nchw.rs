@@ -62,7 +62,7 @@ impl<S: Simd> Worker for Nchw<S> {
         let (n, channel) = (unit.image / spec.in_channels(), unit.image % spec.in_channels());
         let window = band::Window::under(spec, &unit.pixels);
         let image = Image::input(spec, n, channel..channel + 1);
-        pack_planes(spec, &image, &window, io.input, &self.planes, plane);
+        pack_planes(self.simd, spec, &image, &window, io.input, &self.planes, plane);
         for index in unit.filter_tiles.clone() {
             let filter = channel * spec.group_out_channels() + index;
             let rows = Rows { worker: self, io, unit, image: n, filter, plane };

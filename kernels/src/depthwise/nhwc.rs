@@ -62,29 +62,39 @@ impl<S: Simd> Worker for Nhwc<S> {
     }
 
     fn unit(&self, unit: &Unit, io: &Shared<'_>, _: &mut [f32]) {
-        let whole = |vector: usize| {
-            (vector + 1) * S::LANES <= self.spec.out_channels() && self.spec.group_out_channels() == 1
+        let spec = &self.spec;
+        let whole = if spec.group_out_channels() == 1 { spec.out_channels() / S::LANES } else { 0 };
+        let rows = |vectors: Range<usize>| Rows {
+            worker: self,
+            io,
+            image: unit.image,
+            rows: unit.pixels.clone(),
+            vectors,
         };
-        for vector in unit.filter_tiles.clone() {
-            let rows = Rows { worker: self, io, image: unit.image, rows: unit.pixels.clone(), vector };
-            match Window::of(&self.spec).special() {
-                Some((3, 1)) if whole(vector) => self.simd.vectorize(Fixed::<_, 3, 1>(rows)),
-                Some((3, 2)) if whole(vector) => self.simd.vectorize(Fixed::<_, 3, 2>(rows)),
-                Some((5, 1)) if whole(vector) => self.simd.vectorize(Fixed::<_, 5, 1>(rows)),
-                Some((5, 2)) if whole(vector) => self.simd.vectorize(Fixed::<_, 5, 2>(rows)),
-                _ => self.simd.vectorize(Any(rows)),
-            }
+        let Range { start, end } = unit.filter_tiles;
+        let special = Window::of(spec).special();
+        let middle = if special.is_some() { whole.clamp(start, end) } else { start };
+        let fixed = rows(start..middle);
+        match special {
+            Some((3, 1)) => self.simd.vectorize(Fixed::<_, 3, 1>(fixed)),
+            Some((3, 2)) => self.simd.vectorize(Fixed::<_, 3, 2>(fixed)),
+            Some((5, 1)) => self.simd.vectorize(Fixed::<_, 5, 1>(fixed)),
+            Some((5, 2)) => self.simd.vectorize(Fixed::<_, 5, 2>(fixed)),
+            _ => {}
+        }
+        if middle < end {
+            self.simd.vectorize(Any(rows(middle..end)));
         }
     }
 }
 
-/// Some output rows of a vector of filters.
+/// Some output rows of some vectors of filters.
 struct Rows<'a, S> {
     worker: &'a Nhwc<S>,
     io: &'a Shared<'a>,
     image: usize,
     rows: Range<usize>,
-    vector: usize,
+    vectors: Range<usize>,
 }
 
 /// What the loops need, as plain values: behind a reference they would be read again after every store.
@@ -103,24 +113,19 @@ struct View<S: Simd> {
     weights: *const f32,
     /// f32s from tap to tap.
     tap: usize,
-    /// The image's first output, at this vector's first filter.
+    /// The image's first output, at filter 0.
     output: *mut f32,
     out_pixel: usize,
     out_width: usize,
-    bias: S::F32,
+    bias: Option<*const f32>,
     limits: (S::F32, S::F32),
     accumulate: bool,
-    /// The vector's first filter, and how many it has.
-    first: usize,
-    lanes: usize,
 }
 
 impl<S: Simd> Rows<'_, S> {
     #[inline(always)]
     fn view(&self, simd: S) -> View<S> {
         let (spec, options) = (&self.worker.spec, &self.worker.options);
-        let first = self.vector * S::LANES;
-        let lanes = S::LANES.min(spec.out_channels() - first);
         let image = spec.in_height() * spec.in_width() * spec.in_channels();
         let out_image = spec.out_height() * spec.out_width() * spec.out_channels();
         let (lo, hi) = options.limits();
@@ -133,21 +138,15 @@ impl<S: Simd> Rows<'_, S> {
             width: spec.in_width(),
             top: spec.padding().top,
             left: spec.padding().left,
-            weights: self.worker.weights[first..].as_ptr(),
+            weights: self.worker.weights.as_ptr(),
             tap: self.worker.filters,
-            // SAFETY: the image and the filter exist.
-            output: unsafe { self.io.output.at(self.image * out_image + first) },
+            // SAFETY: the image exists.
+            output: unsafe { self.io.output.at(self.image * out_image) },
             out_pixel: spec.out_channels(),
             out_width: spec.out_width(),
-            bias: match self.io.bias {
-                // SAFETY: the bias has a value for each of the vector's filters.
-                Some(bias) => unsafe { simd.load_partial(bias[first..].as_ptr(), lanes) },
-                None => simd.splat(0.0),
-            },
+            bias: self.io.bias.map(<[f32]>::as_ptr),
             limits: (simd.splat(lo), simd.splat(hi)),
             accumulate: options.accumulate,
-            first,
-            lanes,
         }
     }
 }
@@ -155,27 +154,53 @@ impl<S: Simd> Rows<'_, S> {
 /// A pixel of padding, for vectors of any instruction set.
 static ZEROS: [f32; 16] = [0.0; 16];
 
+/// Some neighbouring filters, at most a vector of them.
+#[derive(Clone, Copy)]
+struct Filters<S: Simd> {
+    first: usize,
+    lanes: usize,
+    bias: S::F32,
+}
+
 impl<S: Simd> View<S> {
+    /// A vector's filters, of which there are `lanes`.
+    ///
+    /// # Safety
+    /// There are as many filters from `first`.
+    #[inline(always)]
+    unsafe fn filters(&self, first: usize, lanes: usize) -> Filters<S> {
+        let simd = self.simd;
+        let bias = match self.bias {
+            // SAFETY: the bias has a value for each filter.
+            Some(bias) if lanes == S::LANES => unsafe { simd.load(bias.add(first)) },
+            // SAFETY: as above.
+            Some(bias) => unsafe { simd.load_partial(bias.add(first), lanes) },
+            None => simd.splat(0.0),
+        };
+        Filters { first, lanes, bias }
+    }
+
     /// Adds bias and previous output, applies the limits and stores the output at (y, x); with `WHOLE`
     /// all lanes.
     ///
     /// # Safety
     /// The output is there and belongs to the caller alone.
     #[inline(always)]
-    unsafe fn finish<const WHOLE: bool>(&self, sum: S::F32, y: usize, x: usize) {
+    unsafe fn finish<const WHOLE: bool>(&self, filters: Filters<S>, sum: S::F32, y: usize, x: usize) {
         let simd = self.simd;
-        let output = self.output.wrapping_add((y * self.out_width + x) * self.out_pixel);
-        let mut value = simd.add(sum, self.bias);
+        let Filters { first, lanes, bias } = filters;
+        let output = self.output.wrapping_add((y * self.out_width + x) * self.out_pixel + first);
+        let mut value = simd.add(sum, bias);
         // SAFETY: `lanes` filters of this pixel are valid, by the caller's promise.
         unsafe {
             if self.accumulate {
-                value = simd.add(value, simd.load_partial(output, self.lanes));
+                value = simd.add(value, simd.load_partial(output, lanes));
             }
             value = simd.clamp(value, self.limits.0, self.limits.1);
             if WHOLE {
                 simd.store(output, value);
             } else {
-                simd.store_partial(output, value, self.lanes);
+                simd.store_partial(output, value, lanes);
             }
         }
     }
@@ -192,36 +217,41 @@ impl<S: Simd, const K: usize, const T: usize> SimdOp<S> for Fixed<'_, S, K, T> {
         let (mut y, end) = (self.0.rows.start, self.0.rows.end);
         while y < end {
             if y + ROWS <= end {
-                fixed_rows::<S, K, T, 2>(view, y);
+                fixed_rows::<S, K, T, 2>(view, &self.0.vectors, y);
             } else {
-                fixed_rows::<S, K, T, 1>(view, y);
+                fixed_rows::<S, K, T, 1>(view, &self.0.vectors, y);
             }
             y += ROWS;
         }
     }
 }
 
+/// R output rows, tile by tile; within a tile vector by vector, so that memory is read as it lies.
 #[inline(always)]
-fn fixed_rows<S: Simd, const K: usize, const T: usize, const R: usize>(view: View<S>, y: usize) {
+fn fixed_rows<S: Simd, const K: usize, const T: usize, const R: usize>(
+    view: View<S>,
+    vectors: &Range<usize>,
+    y: usize,
+) {
     let width = view.out_width;
     let mut x = 0;
     // Seven columns fit AVX-512's registers and divide the usual widths.
-    if const { S::LANES == 16 } {
+    if const { S::LANES == 16 && 6 * T + K <= 15 } {
         while x + 7 <= width {
-            fixed_tile::<S, K, T, R, 7>(view, y, x);
+            fixed_tile::<S, K, T, R, 7>(view, vectors, y, x);
             x += 7;
         }
     }
     while x + 4 <= width {
-        fixed_tile::<S, K, T, R, 4>(view, y, x);
+        fixed_tile::<S, K, T, R, 4>(view, vectors, y, x);
         x += 4;
     }
     while x + 2 <= width {
-        fixed_tile::<S, K, T, R, 2>(view, y, x);
+        fixed_tile::<S, K, T, R, 2>(view, vectors, y, x);
         x += 2;
     }
     if x < width {
-        fixed_tile::<S, K, T, R, 1>(view, y, x);
+        fixed_tile::<S, K, T, R, 1>(view, vectors, y, x);
     }
 }
 
@@ -229,26 +259,54 @@ fn fixed_rows<S: Simd, const K: usize, const T: usize, const R: usize>(view: Vie
 #[inline(always)]
 fn fixed_tile<S: Simd, const K: usize, const T: usize, const R: usize, const P: usize>(
     view: View<S>,
+    vectors: &Range<usize>,
+    y: usize,
+    x: usize,
+) {
+    let inside = x * T >= view.left && x * T + (P - 1) * T + K <= view.width + view.left;
+    for vector in vectors.clone() {
+        if inside {
+            fixed_vector::<S, K, T, R, P, true>(view, vector * S::LANES, y, x);
+        } else {
+            fixed_vector::<S, K, T, R, P, false>(view, vector * S::LANES, y, x);
+        }
+    }
+}
+
+/// A vector of filters of R×P outputs from (y, x), which with `INSIDE` read no padding left or right.
+#[inline(always)]
+fn fixed_vector<
+    S: Simd,
+    const K: usize,
+    const T: usize,
+    const R: usize,
+    const P: usize,
+    const INSIDE: bool,
+>(
+    view: View<S>,
+    first: usize,
     y: usize,
     x: usize,
 ) {
     let simd = view.simd;
     let mut acc = [[simd.splat(0.0); P]; R];
-    let inside = x * T >= view.left && x * T + (P - 1) * T + K <= view.width + view.left;
+    // May wrap below zero: then the first column is padding and its address is not used.
+    let start = (x * T).wrapping_sub(view.left);
     for row in 0..(R - 1) * T + K {
         // May wrap below zero, which is no row either.
         let iy = (y * T + row).wrapping_sub(view.top);
         if iy >= view.height {
             continue;
         }
-        let input = view.input.wrapping_add(iy * view.in_row + view.first);
+        let input = view.input.wrapping_add(iy * view.in_row + first);
+        let input = input.wrapping_add(start.wrapping_mul(view.in_pixel));
         let mut pixels = [simd.splat(0.0); MOST_COLUMNS];
         for (column, loaded) in pixels.iter_mut().enumerate().take((P - 1) * T + K) {
-            let ix = (x * T + column).wrapping_sub(view.left);
-            let pixel = input.wrapping_add(ix.wrapping_mul(view.in_pixel));
+            let pixel = input.wrapping_add(column * view.in_pixel);
             // Chosen by address, not by a branch around the load.
-            let pixel = if inside || ix < view.width { pixel } else { ZEROS.as_ptr() };
-            // SAFETY: (iy, ix) is inside the image and has this vector's channels, or it is padding.
+            let pixel =
+                if INSIDE || start.wrapping_add(column) < view.width { pixel } else { ZEROS.as_ptr() };
+            // SAFETY: the pixel is inside the image and has this vector's channels, or it is padding.
             *loaded = unsafe { simd.load(pixel) };
         }
         for (i, sums) in acc.iter_mut().enumerate() {
@@ -258,17 +316,19 @@ fn fixed_tile<S: Simd, const K: usize, const T: usize, const R: usize, const P: 
             }
             for s in 0..K {
                 // SAFETY: the packed weights have whole vectors for every tap.
-                let weight = unsafe { simd.load(view.weights.wrapping_add((r * K + s) * view.tap)) };
+                let weight = unsafe { simd.load(view.weights.wrapping_add((r * K + s) * view.tap + first)) };
                 for (j, sum) in sums.iter_mut().enumerate() {
                     *sum = simd.mul_add(pixels[j * T + s], weight, *sum);
                 }
             }
         }
     }
+    // SAFETY: the vector has all its filters.
+    let filters = unsafe { view.filters(first, S::LANES) };
     for (i, row) in acc.iter().enumerate() {
         for (j, &sum) in row.iter().enumerate() {
             // SAFETY: the tile lies in the unit's rows and in the row.
-            unsafe { view.finish::<true>(sum, y + i, x + j) };
+            unsafe { view.finish::<true>(filters, sum, y + i, x + j) };
         }
     }
 }
@@ -281,53 +341,59 @@ impl<S: Simd> SimdOp<S> for Any<'_, S> {
     #[inline(always)]
     fn eval(self, simd: S) {
         let view = self.0.view(simd);
-        let Window { kernel, stride, dilation } = Window::of(&self.0.worker.spec);
-        let multiplier = self.0.worker.spec.group_out_channels();
-        for y in self.0.rows.clone() {
-            for x in 0..view.out_width {
-                let mut acc = simd.splat(0.0);
-                for r in 0..kernel[0] {
-                    let iy = (y * stride[0] + r * dilation[0]).wrapping_sub(view.top);
-                    if iy >= view.height {
-                        continue;
-                    }
-                    for s in 0..kernel[1] {
-                        let ix = (x * stride[1] + s * dilation[1]).wrapping_sub(view.left);
-                        if ix >= view.width {
+        let spec = &self.0.worker.spec;
+        let Window { kernel, stride, dilation } = Window::of(spec);
+        for vector in self.0.vectors.clone() {
+            let first = vector * S::LANES;
+            // SAFETY: as many filters are there.
+            let filters = unsafe { view.filters(first, S::LANES.min(spec.out_channels() - first)) };
+            for y in self.0.rows.clone() {
+                for x in 0..view.out_width {
+                    let mut acc = simd.splat(0.0);
+                    for r in 0..kernel[0] {
+                        let iy = (y * stride[0] + r * dilation[0]).wrapping_sub(view.top);
+                        if iy >= view.height {
                             continue;
                         }
-                        let pixel = view.input.wrapping_add(iy * view.in_row + ix * view.in_pixel);
-                        let tap = view.weights.wrapping_add((r * kernel[1] + s) * view.tap);
-                        // SAFETY: (iy, ix) is inside the image; the packed weights have whole vectors for
-                        // every tap.
-                        unsafe {
-                            let value = channels_of(&view, pixel, multiplier);
-                            acc = simd.mul_add(value, simd.load(tap), acc);
+                        for s in 0..kernel[1] {
+                            let ix = (x * stride[1] + s * dilation[1]).wrapping_sub(view.left);
+                            if ix >= view.width {
+                                continue;
+                            }
+                            let pixel = view.input.wrapping_add(iy * view.in_row + ix * view.in_pixel);
+                            let tap = view.weights.wrapping_add((r * kernel[1] + s) * view.tap + first);
+                            // SAFETY: (iy, ix) is inside the image; the packed weights have whole vectors
+                            // for every tap.
+                            unsafe {
+                                let value = channels_of(simd, pixel, filters, spec.group_out_channels());
+                                acc = simd.mul_add(value, simd.load(tap), acc);
+                            }
                         }
                     }
+                    // SAFETY: the pixel lies in the unit's rows.
+                    unsafe { view.finish::<false>(filters, acc, y, x) };
                 }
-                // SAFETY: the pixel lies in the unit's rows.
-                unsafe { view.finish::<false>(acc, y, x) };
             }
         }
     }
 }
 
-/// The input channel of each of the vector's filters.
+/// The input channel of each of some filters.
 ///
 /// # Safety
 /// `pixel` points to channel 0 of a pixel of the input.
 #[inline(always)]
-unsafe fn channels_of<S: Simd>(view: &View<S>, pixel: *const f32, multiplier: usize) -> S::F32 {
+unsafe fn channels_of<S: Simd>(simd: S, pixel: *const f32, filters: Filters<S>, multiplier: usize) -> S::F32 {
+    let Filters { first, lanes, .. } = filters;
     if multiplier == 1 {
         // SAFETY: the pixel has `lanes` channels from the first.
-        return unsafe { view.simd.load_partial(pixel.add(view.first), view.lanes) };
+        return unsafe { simd.load_partial(pixel.add(first), lanes) };
     }
     let mut values = [0.0; 16];
-    for (i, value) in values[..view.lanes].iter_mut().enumerate() {
+    for (i, value) in values[..lanes].iter_mut().enumerate() {
         // SAFETY: filter first + i exists, so its channel does.
-        *value = unsafe { *pixel.add((view.first + i) / multiplier) };
+        *value = unsafe { *pixel.add((first + i) / multiplier) };
     }
     // SAFETY: no vector has more than 16 lanes.
-    unsafe { view.simd.load(values.as_ptr()) }
+    unsafe { simd.load(values.as_ptr()) }
 }

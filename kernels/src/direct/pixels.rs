@@ -119,7 +119,7 @@ impl<S: Simd> Worker for Pixels<S> {
         let (band, staged) = scratch.split_at_mut(self.band_len);
         let window = Window::under(spec, rows);
         let input = Image::input(spec, n, groups.clone());
-        pack_planes(spec, &input, &window, io.input, &self.planes, band);
+        pack_planes(self.simd, spec, &input, &window, io.input, &self.planes, band);
         let output = Image::output(spec, n, groups.clone());
         match spec.layout() {
             Layout::Nchw => {

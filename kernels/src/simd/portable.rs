@@ -80,6 +80,12 @@ unsafe impl Simd for Wide {
         let x = x.simd_lt(lo).select(lo, x);
         hi.simd_lt(x).select(hi, x)
     }
+    #[inline(always)]
+    fn unzip(self, a: V, b: V) -> (V, V) {
+        let (a, b) = (a.to_array(), b.to_array());
+        let at = |i: usize| if i < LANES { a[i] } else { b[i - LANES] };
+        (V::new(std::array::from_fn(|i| at(2 * i))), V::new(std::array::from_fn(|i| at(2 * i + 1))))
+    }
 
     #[inline(always)]
     unsafe fn load(self, p: *const f32) -> V {

@@ -28,6 +28,10 @@ impl<S: Simd> SimdOp<S> for Check {
         assert_eq!(values(s.clamp(va, s.splat(-1.0), s.splat(2.0))), each(&|x, _| x.clamp(-1.0, 2.0)));
         let nan = s.clamp(s.splat(f32::NAN), s.splat(0.0), s.splat(1.0));
         assert!(values(nan).iter().all(|x| x.is_nan()));
+        let both: Vec<f32> = a.iter().chain(&b).copied().collect();
+        let (even, odd) = s.unzip(va, vb);
+        assert_eq!(values(even), both.iter().step_by(2).copied().collect::<Vec<_>>(), "{}", type_name::<S>());
+        assert_eq!(values(odd), both[1..].iter().step_by(2).copied().collect::<Vec<_>>());
         for n in 0..=S::LANES {
             // SAFETY: n <= LANES elements are there to read and to write.
             let (loaded, stored) = unsafe {

@@ -90,6 +90,15 @@ unsafe impl Simd for Avx2 {
         // SAFETY: the token proves AVX2 and FMA.
         unsafe { _mm256_min_ps(hi, _mm256_max_ps(lo, x)) }
     }
+    #[inline(always)]
+    fn unzip(self, a: __m256, b: __m256) -> (__m256, __m256) {
+        // SAFETY: the token proves AVX2.
+        unsafe {
+            // Within each half: a's two, then b's two; the middle quarters then change places.
+            let order = |v| _mm256_castpd_ps(_mm256_permute4x64_pd::<0b11_01_10_00>(_mm256_castps_pd(v)));
+            (order(_mm256_shuffle_ps::<0b10_00_10_00>(a, b)), order(_mm256_shuffle_ps::<0b11_01_11_01>(a, b)))
+        }
+    }
 
     #[inline(always)]
     unsafe fn load(self, p: *const f32) -> __m256 {
@@ -169,6 +178,15 @@ unsafe impl Simd for Avx512 {
         // `max` and `min` return their second operand when either is NaN.
         // SAFETY: the token proves AVX-512.
         unsafe { _mm512_min_ps(hi, _mm512_max_ps(lo, x)) }
+    }
+    #[inline(always)]
+    fn unzip(self, a: __m512, b: __m512) -> (__m512, __m512) {
+        // SAFETY: the token proves AVX-512.
+        unsafe {
+            let even = _mm512_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30);
+            let odd = _mm512_setr_epi32(1, 3, 5, 7, 9, 11, 13, 15, 17, 19, 21, 23, 25, 27, 29, 31);
+            (_mm512_permutex2var_ps(a, even, b), _mm512_permutex2var_ps(a, odd, b))
+        }
     }
 
     #[inline(always)]
