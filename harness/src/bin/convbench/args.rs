@@ -26,6 +26,8 @@ pub(crate) enum Command {
     Run(Run),
     /// Verify kernels on layers, then time them in turns
     Bench(Bench),
+    /// Make a page, a Markdown file and a CSV file of results
+    Report(Report),
     /// Run random convolutions on every kernel and instruction set and compare with the definition
     Verify(Verify),
     /// Print a completion script
@@ -216,6 +218,16 @@ pub(crate) struct Bench {
     /// Also write rows to this file, a JSON object a line
     #[arg(long, value_name = "FILE")]
     pub(crate) json: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Report {
+    /// Files that `bench --json` wrote; the report is of all their rows together
+    #[arg(required = true, value_name = "RESULTS")]
+    pub(crate) results: Vec<PathBuf>,
+    /// The folder to write index.html, report.md and rows.csv to; made if need be
+    #[arg(long, value_name = "DIR")]
+    pub(crate) output: PathBuf,
 }
 
 #[derive(Debug, Args)]

@@ -7,6 +7,7 @@ mod args;
 mod bench;
 mod facts;
 mod progress;
+mod report;
 mod run;
 mod verify;
 
@@ -75,6 +76,7 @@ fn dispatch(command: Command, out: &mut dyn Write) -> Outcome {
         Command::Shape(args) => facts::shape(&args, out),
         Command::Run(args) => run::run(&args, out),
         Command::Bench(args) => bench::bench(&args, out),
+        Command::Report(args) => report::report(&args, out),
         Command::Verify(args) => verify::verify(&args, out),
         Command::Completions { shell } => {
             let mut script = Vec::new();
