@@ -12,7 +12,7 @@ pub struct Document {
     /// What was found, the most important first.
     pub verdict: Vec<String>,
     /// What a reader must know before believing any of it.
-    pub warnings: Vec<String>,
+    pub warnings: Vec<Warning>,
     /// The settings that blocks are for.
     pub settings: Vec<Setting>,
     /// The sections.
@@ -36,7 +36,7 @@ pub enum Block {
     /// A paragraph.
     Text(String),
     /// A paragraph that nobody may overlook.
-    Warning(String),
+    Warning(Warning),
     /// A command or a spec, as it is typed.
     Code(String),
     /// Names and values.
@@ -51,6 +51,21 @@ pub enum Block {
     Of(Setting, Vec<Block>),
     /// What opens on demand.
     Fold(Fold),
+}
+
+/// What nobody may overlook.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Warning {
+    /// What it says.
+    pub text: String,
+    /// Whether it is about a wrong result.
+    pub wrong: bool,
+}
+
+impl From<String> for Warning {
+    fn from(text: String) -> Self {
+        Warning { text, wrong: false }
+    }
 }
 
 /// Something that opens on demand.

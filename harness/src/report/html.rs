@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use crate::report::document::{Bars, Block, Cell, Class, Document, Fold, Mark, Plot, Table};
+use crate::report::document::{Bars, Block, Cell, Class, Document, Fold, Mark, Plot, Table, Warning};
 use crate::report::numbers::digits;
 use crate::report::results::Setting;
 use crate::report::svg;
@@ -64,7 +64,7 @@ pub fn page(document: &Document) -> String {
     }
     put!(page, "</ul>\n");
     for warning in &document.warnings {
-        put!(page, "<p class=\"warning\">{}</p>\n", escape(warning));
+        self::warning(&mut page, warning);
     }
     put!(page, "</header>\n");
     navigation(&mut page, document);
@@ -120,7 +120,7 @@ fn blocks(page: &mut String, of: &[Block]) {
         rest = after;
         match block {
             Block::Text(text) => put!(page, "<p>{}</p>\n", escape(text)),
-            Block::Warning(text) => put!(page, "<p class=\"warning\">{}</p>\n", escape(text)),
+            Block::Warning(of) => warning(page, of),
             Block::Code(code) => put!(page, "<pre><code>{}</code></pre>\n", escape(code)),
             Block::Facts(facts) => {
                 put!(page, "<dl>\n");
@@ -143,9 +143,14 @@ fn blocks(page: &mut String, of: &[Block]) {
     }
 }
 
+fn warning(page: &mut String, of: &Warning) {
+    let wrong = if of.wrong { " is-wrong" } else { "" };
+    put!(page, "<p class=\"warning{wrong}\">{}</p>\n", escape(&of.text));
+}
+
 fn settings(page: &mut String, of: &[Block]) {
-    let plots = of.iter().all(|block| matches!(block, Block::Of(_, inner) if inner.iter().all(is_plot)));
-    put!(page, "<div class=\"of-settings{}\">\n", if plots { " side-by-side" } else { "" });
+    let narrow = of.iter().all(|block| matches!(block, Block::Of(_, inner) if inner.iter().all(is_narrow)));
+    put!(page, "<div class=\"of-settings{}\">\n", if narrow { " side-by-side" } else { "" });
     for block in of {
         let Block::Of(setting, inner) = block else { continue };
         put!(
@@ -160,8 +165,13 @@ fn settings(page: &mut String, of: &[Block]) {
     put!(page, "</div>\n");
 }
 
-fn is_plot(block: &Block) -> bool {
-    matches!(block, Block::Plot(_))
+/// Whether two of a block fit beside each other on a wide screen.
+fn is_narrow(block: &Block) -> bool {
+    match block {
+        Block::Table(table) => table.heads.len() <= 4,
+        Block::Bars(_) | Block::Of(..) | Block::Fold(_) => false,
+        _ => true,
+    }
 }
 
 fn fold(page: &mut String, of: &Fold) {
@@ -193,8 +203,14 @@ fn table(page: &mut String, of: &Table) {
     put!(page, "</tbody>\n</table></div>\n");
 }
 
+/// Letters from which on words in a cell may be broken into lines.
+const LONG: usize = 36;
+
 fn cell(page: &mut String, of: &Cell, first: bool, words: bool) {
     let mut classes: Vec<&str> = if first || words { vec!["w"] } else { Vec::new() };
+    if (first || words) && of.text.chars().count() > LONG {
+        classes.push("long");
+    }
     match of.mark {
         Mark::None => {}
         Mark::Best => classes.push("best"),

@@ -12,7 +12,7 @@ pub fn page(document: &Document) -> String {
     }
     page.push('\n');
     for warning in &document.warnings {
-        let _ = writeln!(page, "\n> **Note:** {}", line(warning));
+        let _ = writeln!(page, "\n> **Note:** {}", line(&warning.text));
     }
     for section in &document.sections {
         let _ = writeln!(page, "\n## {}", line(&section.title));
@@ -27,7 +27,7 @@ fn blocks(page: &mut String, of: &[Block], level: usize) {
     for block in of {
         let _ = match block {
             Block::Text(text) => writeln!(page, "\n{}", line(text)),
-            Block::Warning(text) => writeln!(page, "\n> **Note:** {}", line(text)),
+            Block::Warning(warning) => writeln!(page, "\n> **Note:** {}", line(&warning.text)),
             Block::Code(code) => writeln!(page, "\n    {}", code.replace(['\n', '\r'], " ")),
             Block::Facts(facts) => {
                 let facts = facts.iter().map(|(name, value)| format!("- {}: {}\n", line(name), line(value)));

@@ -29,6 +29,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use crate::file::write_whole;
+use document::Warning;
 use results::{Results, Source};
 
 /// The page of a report in its folder.
@@ -42,7 +43,7 @@ pub struct Written {
     /// What was found, a line for each setting.
     pub verdict: Vec<String>,
     /// What a reader must know before believing it.
-    pub warnings: Vec<String>,
+    pub warnings: Vec<Warning>,
 }
 
 /// Writes the report of some results into a folder, which it makes if need be: [`PAGE`], `report.md` and

@@ -13,6 +13,12 @@ pub fn digits(value: f64) -> String {
     format!("{value:.decimals$}")
 }
 
+/// As [`digits`], without zeros at the end of a fraction.
+pub fn short(value: f64) -> String {
+    let text = digits(value);
+    if text.contains('.') { text.trim_end_matches('0').trim_end_matches('.').to_owned() } else { text }
+}
+
 /// Time in the unit that reads best.
 pub fn time(ns: f64) -> String {
     match ns {
@@ -50,6 +56,7 @@ mod tests {
         {
             assert_eq!(digits(value), want);
         }
+        assert_eq!([short(1.0), short(1.5), short(100.0)], ["1", "1.5", "100"]);
         let times = [(12.3, "12.3 ns"), (312_800.0, "313 µs"), (999_600.0, "1.00 ms"), (2.5e9, "2.50 s")];
         for (ns, want) in times {
             assert_eq!(time(ns), want);

@@ -4,7 +4,7 @@ use std::fmt::Write;
 
 use crate::report::document::{Class, Plot, PointStyle};
 use crate::report::html::{class_name, escape};
-use crate::report::numbers::digits;
+use crate::report::numbers::{digits, short};
 
 /// The drawing's extents, in units that a narrow screen shows at about 0.7 pixels.
 const WIDTH: f64 = 520.0;
@@ -69,7 +69,12 @@ pub fn plot(of: &Plot) -> String {
     let all = || of.points.iter().map(|point| point.at).chain(lines());
     let [left, top, right, bottom] = FRAME;
     let heights = of.roofs.iter().filter(|roof| !roof.rises).map(|roof| roof.height);
-    let Some(x) = Axis::over(all().map(|at| at.0), left, right) else { return String::new() };
+    // Where roofs meet, if that is not too far from the points.
+    let peak = heights.clone().fold(0.0, f64::max);
+    let first = all().map(|at| at.0).filter(|x| *x > 0.0).fold(f64::INFINITY, f64::min);
+    let meet = of.roofs.iter().filter(|roof| roof.rises).map(|roof| peak / roof.height);
+    let meet = meet.filter(|x| (first / 12.0..first).contains(x));
+    let Some(x) = Axis::over(all().map(|at| at.0).chain(meet), left, right) else { return String::new() };
     let Some(y) = Axis::over(all().map(|at| at.1).chain(heights), bottom, top) else { return String::new() };
     let mut svg =
         format!("<svg viewBox=\"0 0 {WIDTH} {HEIGHT}\" role=\"img\" aria-label=\"{}\">\n", escape(&of.title));
@@ -103,7 +108,7 @@ fn axes(svg: &mut String, of: &Plot, x: &Axis, y: &Axis) {
     let ticks = if of.ticks.is_empty() { x.ticks(38.0) } else { of.ticks.clone() };
     let mut free = f64::NEG_INFINITY;
     for tick in ticks {
-        let (at, label) = (x.at(tick), digits_short(tick));
+        let (at, label) = (x.at(tick), short(tick));
         let _ = write!(svg, "<path class=\"grid\" d=\"M{at:.1} {top}V{bottom}\"/>");
         let half = label.chars().count() as f64 * LETTER / 2.0;
         if at - half > free {
@@ -122,7 +127,7 @@ fn axes(svg: &mut String, of: &Plot, x: &Axis, y: &Axis) {
             "<path class=\"grid\" d=\"M{left} {at:.1}H{right}\"/><text x=\"{}\" y=\"{:.1}\" text-anchor=\"end\">{}</text>",
             left - 6.0,
             at + 4.5,
-            digits_short(tick)
+            short(tick)
         );
     }
     let _ = writeln!(
@@ -138,18 +143,11 @@ fn axes(svg: &mut String, of: &Plot, x: &Axis, y: &Axis) {
     );
 }
 
-/// A round value without needless zeros.
-fn digits_short(value: f64) -> String {
-    let text = digits(value);
-    if text.contains('.') { text.trim_end_matches('0').trim_end_matches('.').to_owned() } else { text }
-}
-
-/// Roofs and their names: flat ones named at the right, rising ones at the left.
+/// Roofs and their names, at the left: that is where points are far below.
 fn roofs(svg: &mut String, of: &Plot, x: &Axis, y: &Axis) {
-    let [left, top, right, bottom] = FRAME;
+    let [left, top, _, bottom] = FRAME;
     let peak = of.roofs.iter().filter(|roof| !roof.rises).map(|roof| roof.height).fold(0.0, f64::max);
-    // (height of the name, name, whether it is of a rising roof)
-    let mut names: [Vec<(f64, &str)>; 2] = [Vec::new(), Vec::new()];
+    let mut names: Vec<(f64, &str)> = Vec::new();
     for roof in &of.roofs {
         let at = |x: f64| if roof.rises { roof.height * x } else { roof.height };
         // A rising roof ends where it meets the highest peak; no line leaves the frame.
@@ -166,21 +164,11 @@ fn roofs(svg: &mut String, of: &Plot, x: &Axis, y: &Axis) {
                 escape(&roof.name)
             );
             let place = if roof.rises { y.at(at(from)) } else { y.at(roof.height) };
-            names[usize::from(roof.rises)].push((place - 5.0, &roof.name));
+            names.push((place - 5.0, &roof.name));
         }
     }
-    let [mut flat, mut rising] = names;
-    keep_apart(&mut flat, top + LINE - 4.0, bottom - 4.0);
-    for (at, name) in flat {
-        let _ = writeln!(
-            svg,
-            "<text class=\"name\" x=\"{:.1}\" y=\"{at:.1}\" text-anchor=\"end\">{}</text>",
-            right - 2.0,
-            escape(name)
-        );
-    }
-    keep_apart(&mut rising, top + LINE - 4.0, bottom - 4.0);
-    for (at, name) in rising {
+    keep_apart(&mut names, top + LINE - 4.0, bottom - 4.0);
+    for (at, name) in names {
         let _ = writeln!(
             svg,
             "<text class=\"name\" x=\"{:.1}\" y=\"{at:.1}\">{}</text>",

@@ -10,7 +10,8 @@ pub(crate) fn report(args: &args::Report, out: &mut dyn Write) -> Outcome {
     let sources = args.results.iter().map(|path| Source::read(path).map_err(refused));
     let sources = sources.collect::<Result<Vec<_>, _>>()?;
     let written = harness::report::write(&args.output, sources).map_err(refused)?;
-    for line in written.verdict.iter().chain(&written.warnings) {
+    let warnings = written.warnings.iter().map(|warning| &warning.text);
+    for line in written.verdict.iter().chain(warnings) {
         writeln!(out, "{line}")?;
     }
     for file in &written.files {

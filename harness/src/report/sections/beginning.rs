@@ -2,7 +2,7 @@
 
 use crate::machine;
 use crate::record::{Role, Status};
-use crate::report::document::{Block, Cell, Document, Fold, Mark, Section, Table};
+use crate::report::document::{Block, Cell, Document, Fold, Mark, Section, Table, Warning};
 use crate::report::numbers::{percent, times};
 use crate::report::peers::duels;
 use crate::report::results::{Origin, Results, time_of};
@@ -65,13 +65,10 @@ fn verdict(results: &Results, standings: &[Standings]) -> Vec<String> {
     standings.iter().filter_map(line).collect()
 }
 
-fn warnings(results: &Results) -> Vec<String> {
-    let mut warnings = Vec::new();
+fn warnings(results: &Results) -> Vec<Warning> {
+    let mut warnings: Vec<String> = Vec::new();
     let main = || results.rows().filter(|(_, row)| row.role == Role::Main);
     let wrong = main().filter(|(_, row)| row.status == Status::Wrong).count();
-    if wrong > 0 {
-        warnings.push(format!("{} WRONG: see the refusals.", is_are(wrong, "result")));
-    }
     if !main().any(|(_, row)| time_of(row).is_some()) {
         warnings.push("No row has a time.".to_owned());
     }
@@ -114,7 +111,11 @@ fn warnings(results: &Results) -> Vec<String> {
             }
         ));
     }
-    warnings
+    let wrong = (wrong > 0).then(|| Warning {
+        text: format!("{} WRONG: see the refusals.", is_are(wrong, "result")),
+        wrong: true,
+    });
+    wrong.into_iter().chain(warnings.into_iter().map(Warning::from)).collect()
 }
 
 fn is_are(n: usize, what: &str) -> String {
@@ -124,10 +125,18 @@ fn is_are(n: usize, what: &str) -> String {
 /// How engines stand in each setting.
 pub(super) fn ranking(results: &Results, standings: &[Standings]) -> Option<Section> {
     let blocks = standings.iter().filter(|of| !of.standings.is_empty()).map(|of| {
-        let (table, line) = (standings_table(results, of), explanation(results, of));
+        let (table, line) = (standings_table(results, of), explanation(of));
         Block::Of(results.settings[of.setting], vec![Block::Table(table), Block::Text(line)])
     });
-    section("ranking", "Ranking", blocks.collect())
+    let mut blocks: Vec<Block> = blocks.collect();
+    if !blocks.is_empty() {
+        let line = "An engine is among the fastest on a layer when it is behind by no more than the noise. Means are \
+                    geometric: of the speed over the baseline's, taken in pairs of samples side by side, and of \
+                    the speed over that of the fastest on each layer. Engines that cover few layers stand only \
+                    beside their own: over those, their means are not comparable with others'.";
+        blocks.insert(0, Block::Text(line.to_owned()));
+    }
+    section("ranking", "Ranking", blocks)
 }
 
 fn standings_table(results: &Results, of: &Standings) -> Table {
@@ -176,22 +185,17 @@ fn name_cell(results: &Results, id: usize) -> Cell {
     }
 }
 
-fn explanation(results: &Results, of: &Standings) -> String {
+/// What the table says, in a sentence.
+fn explanation(of: &Standings) -> String {
     let noise = match of.noise {
-        Some(noise) => format!(
-            "an engine is among the fastest on a layer when it is behind by no more than the noise floor, {}",
-            percent(noise.floor)
-        ),
-        None => "no kernel ran twice, so the noise is not known and only the very fastest counts".to_owned(),
+        Some(noise) => format!("Ties are differences of up to {}, the noise floor", percent(noise.floor)),
+        None => "No kernel ran twice, so the noise is not known and there are no ties".to_owned(),
     };
-    let base = results.baseline.map_or(String::new(), |base| {
-        format!("; × {} is a geometric mean of ratios taken side by side", results.id(base))
-    });
+    let layers = count(of.common.len(), "layer");
     format!(
-        "Read it so: {noise}{base}; engines that ran at least {} of the layers are compared over the {} that \
-         all of them ran, the others only over their own.",
-        percent(COVERAGE),
-        of.common.len()
+        "{noise}; engines that ran at least {} of the layers are compared over the {layers} that all of \
+             them ran.",
+        percent(COVERAGE)
     )
 }
 

@@ -1,10 +1,12 @@
 //! Engines beside each other over many layers: other libraries, networks, instruction sets, threads, batches.
 
+use crate::record::Status;
 use crate::report::document::{Block, Cell, Class, Mark, Plot, Section, Table};
 use crate::report::ladder::{self, Ladder};
 use crate::report::networks;
 use crate::report::numbers::{digits, percent, time, times};
 use crate::report::peers::{self, Duels};
+use crate::report::refusals::word;
 use crate::report::results::{Factor, Results, Setting, threads as threads_in_words, time_of};
 use crate::report::scaling::{self, Gain};
 use crate::report::sections::{by_engine, class, count, fold, layer_cell, of_settings, section, text};
@@ -41,10 +43,10 @@ fn duel_blocks(results: &Results, duels: &Duels<'_>) -> Vec<Block> {
             let hint = row.map(|row| row.kernel.clone());
             cells.push(match (theirs, row) {
                 (Some(theirs), _) => Cell { hint, ..theirs.into() },
-                (None, Some(row)) => Cell {
-                    hint: row.reason.clone(),
-                    ..Cell::marked(crate::report::refusals::word(row.status), Mark::Faint)
-                },
+                (None, Some(row)) => {
+                    let mark = if row.status == Status::Wrong { Mark::Wrong } else { Mark::Faint };
+                    Cell { hint: row.reason.clone(), ..Cell::marked(word(row.status), mark) }
+                }
                 (None, None) => "".into(),
             });
             cells.push(factor.map_or_else(|| "".into(), factor_cell));
@@ -52,13 +54,14 @@ fn duel_blocks(results: &Results, duels: &Duels<'_>) -> Vec<Block> {
         table.rows.push(cells);
     }
     let means = |means: &[Option<f64>]| -> Vec<Cell> {
-        let pair =
-            |mean: &Option<f64>| ["".into(), Cell::marked(mean.map(times).unwrap_or_default(), Mark::Sum)];
+        let pair = |mean: &Option<f64>| {
+            [Cell::marked("", Mark::Sum), Cell::marked(mean.map(times).unwrap_or_default(), Mark::Sum)]
+        };
         means.iter().flat_map(pair).collect()
     };
     if duels.common > 0 {
         let name = format!("geometric mean, {} that all ran", count(duels.common, "layer"));
-        let first = vec![Cell::marked(name, Mark::Sum), "".into(), "".into()];
+        let first = [name.as_str(), "", ""].map(|text| Cell::marked(text, Mark::Sum)).to_vec();
         table.rows.push([first, means(&duels.means)].concat());
     }
     let mut blocks = vec![Block::Table(table)];
@@ -117,10 +120,9 @@ pub(super) fn networks(results: &Results) -> Option<Section> {
             blocks.push(Block::Table(table.without_empty_columns()));
             if !network.missing.is_empty() {
                 let missing = network.missing.join(", ");
-                blocks.push(Block::Warning(format!(
-                    "{} has layers that were not measured: {missing}.",
-                    network.name
-                )));
+                blocks.push(Block::Warning(
+                    format!("{} has layers that were not measured: {missing}.", network.name).into(),
+                ));
             }
         }
         blocks
@@ -144,7 +146,7 @@ pub(super) fn ladder(results: &Results) -> Option<Section> {
         return section("ladder", "What each step buys", vec![text(line), Block::Code(command)]);
     }
     let line = "Geometric means over the layers that every step of a table ran. × is how many times faster a \
-                step is than the one before it. `wide` is what the build's target features allow without \
+                step is than the one before it. wide is what the build's target features allow without \
                 asking the CPU; of Winograd's variants the fastest counts.";
     blocks.insert(0, text(line));
     section("ladder", "What each step buys", blocks)

@@ -4,7 +4,7 @@ use crate::machine::bytes;
 use crate::record::Status;
 use crate::report::costs::{self, Memory, Paid};
 use crate::report::document::{Block, Cell, Mark, Section, Table};
-use crate::report::numbers::{digits, percent, times};
+use crate::report::numbers::{percent, short, times};
 use crate::report::refusals::{self, word};
 use crate::report::results::{Results, threads};
 use crate::report::sections::{by_engine, count, fold, of_settings, section, text};
@@ -93,9 +93,9 @@ pub(super) fn starts(results: &Results) -> Option<Section> {
             let never = (start.never > 0).then(|| count(start.never, "layer"));
             table.rows.push(vec![
                 results.id(start.contestant).into(),
-                start.plan.map(digits).into(),
-                start.first.map(digits).into(),
-                start.paid.map(digits).into(),
+                start.plan.map(short).into(),
+                start.first.map(short).into(),
+                start.paid.map(short).into(),
                 never.into(),
                 start.layers.to_string().into(),
             ]);

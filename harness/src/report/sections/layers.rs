@@ -2,7 +2,7 @@
 
 use crate::machine::bytes;
 use crate::record::{Record, Role, Status};
-use crate::report::document::{Bar, Bars, Block, Cell, Fold, Mark, Section, Table};
+use crate::report::document::{Bar, Bars, Block, Cell, Fold, Mark, Section, Table, Warning};
 use crate::report::numbers::{digits, percent, time, times};
 use crate::report::peers::class as class_of_layer;
 use crate::report::refusals::{short, word};
@@ -56,11 +56,12 @@ pub(super) fn layers(results: &Results, standings: &[Standings]) -> Option<Secti
         let of = &results.cases[case];
         let mut blocks = vec![Block::Code(of.spec_text.clone())];
         if let Some(spec) = &of.spec {
-            let network = if of.network.is_empty() { String::new() } else { format!("{} ", of.network) };
-            let count =
-                if of.network.is_empty() { String::new() } else { format!("has it {} ×; ", of.count) };
+            let network = match of.network.is_empty() {
+                true => String::new(),
+                false => format!("{} × in {}; ", of.count, of.network),
+            };
             blocks.push(text(format!(
-                "{network}{count}{}; {} MFLOP, {} at least, intensity {} flop/byte.",
+                "{network}{}; {} MFLOP, {} at least, intensity {} flop/byte.",
                 class_of_layer(spec),
                 digits(spec.flops() as f64 / 1e6),
                 bytes(spec.min_bytes()),
@@ -68,6 +69,7 @@ pub(super) fn layers(results: &Results, standings: &[Standings]) -> Option<Secti
             )));
         }
         blocks.extend(of_settings(results, |setting| details(results, case, &standings[setting])));
+        blocks.extend(unsupported(results, case));
         Block::Fold(Fold {
             id: layer_id(case),
             title: of.label.clone(),
@@ -100,19 +102,20 @@ fn details(results: &Results, case: usize, standings: &Standings) -> Vec<Block> 
     let setting = standings.setting;
     let mut blocks = Vec::new();
     let refused: Vec<&Record> = results.refused(case, setting).collect();
-    let mut unsupported = Vec::new();
     for row in &refused {
         let reason = row.reason.as_deref().unwrap_or("no reason given");
         let reason = short(reason, &row.requested, &row.spec);
         match row.status {
-            Status::Unsupported => {
-                let reason = reason.strip_prefix("does not support ").unwrap_or(reason);
-                unsupported.push(format!("{} ({reason})", row.requested));
-            }
+            // Said once for all settings.
+            Status::Unsupported => {}
             Status::Wrong => {
-                blocks.insert(0, Block::Warning(format!("{} is WRONG: {reason}", row.requested)))
+                let text = format!("{} is WRONG: {reason}", row.requested);
+                blocks.insert(0, Block::Warning(Warning { text, wrong: true }));
             }
-            status => blocks.push(Block::Warning(format!("{}: {}: {reason}", row.requested, word(status)))),
+            status => {
+                let text = format!("{} is {}: {reason}", row.requested, word(status));
+                blocks.push(Block::Warning(text.into()));
+            }
         }
     }
     let rows = rows_with_second(results, case, setting);
@@ -120,10 +123,21 @@ fn details(results: &Results, case: usize, standings: &Standings) -> Vec<Block> 
         blocks.push(Block::Bars(bars(results, case, standings, &rows)));
         blocks.push(Block::Table(table(results, &rows)));
     }
-    if !unsupported.is_empty() {
-        blocks.push(text(format!("Does not support it: {}.", unsupported.join(", "))));
-    }
     blocks
+}
+
+/// The engines whose method does not cover a layer, each with the reason.
+fn unsupported(results: &Results, case: usize) -> Option<Block> {
+    let mut all: Vec<String> = Vec::new();
+    for row in (0..results.settings.len()).flat_map(|setting| results.refused(case, setting)) {
+        let reason = short(row.reason.as_deref().unwrap_or("no reason given"), &row.requested, &row.spec);
+        let reason = reason.strip_prefix("does not support ").unwrap_or(reason);
+        let line = format!("{} ({reason})", row.requested);
+        if row.status == Status::Unsupported && !all.contains(&line) {
+            all.push(line);
+        }
+    }
+    (!all.is_empty()).then(|| text(format!("Do not support it: {}.", all.join(", "))))
 }
 
 /// The timed rows of a layer, second rows among them, the fastest first.
@@ -136,7 +150,15 @@ fn rows_with_second(results: &Results, case: usize, setting: usize) -> Vec<(usiz
 }
 
 fn name(row: &Record) -> String {
-    if row.role == Role::Aa { format!("{} again", row.requested) } else { row.requested.clone() }
+    match row.role {
+        Role::Aa => format!("{} again", row.requested),
+        Role::Main => row.requested.clone(),
+    }
+}
+
+/// The name, and what ran where that was chosen.
+fn full_name(row: &Record) -> String {
+    if chosen(row) { format!("{} = {}", name(row), row.kernel) } else { name(row) }
 }
 
 fn bars(results: &Results, case: usize, standings: &Standings, rows: &[(usize, &Record)]) -> Bars {
@@ -172,7 +194,6 @@ fn table(results: &Results, rows: &[(usize, &Record)]) -> Table {
     let base = results.baseline.map_or("ratio".to_owned(), |base| format!("× {}", results.id(base)));
     let heads = [
         "engine",
-        "ran",
         "time",
         "± MAD",
         "GFLOP/s",
@@ -187,12 +208,12 @@ fn table(results: &Results, rows: &[(usize, &Record)]) -> Table {
         "packed",
     ];
     let mut table = Table::new(heads);
-    table.words = vec![1];
     for (_, row) in rows {
         let size = |n: Option<usize>| Cell::from(n.map(|n| bytes(n as u64)));
         let duration = |ns: Option<f64>| Cell::from(ns.map(time));
         let roof = row.roof_fraction.zip(row.roof.as_ref());
-        let interval = row.ratio_low.zip(row.ratio_high);
+        // A row beside itself has no interval.
+        let interval = row.ratio_low.zip(row.ratio_high).filter(|(low, high)| low < high);
         let interval =
             interval.map_or(String::new(), |(low, high)| format!(" [{}–{}]", digits(low), digits(high)));
         // A second row's ratio is to its first.
@@ -201,8 +222,7 @@ fn table(results: &Results, rows: &[(usize, &Record)]) -> Table {
         let error = row.max_error.zip(row.error_bound).filter(|(_, bound)| *bound > 0.0);
         let peak = row.peak_fraction.map(|share| format!("{} of peak", percent(share)));
         table.rows.push(vec![
-            name(row).into(),
-            Cell::marked(if row.kernel == row.requested { "" } else { &row.kernel }, Mark::Faint),
+            Cell { hint: Some(row.kernel.clone()), ..full_name(row).into() },
             duration(row.median_ns),
             row.mad_ns.zip(time_of(row)).map(|(mad, time)| percent(mad / time)).into(),
             row.gflops.map(digits).into(),
