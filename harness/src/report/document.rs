@@ -245,8 +245,10 @@ pub struct Plot {
 /// A roof.
 #[derive(Clone, Debug)]
 pub struct RoofLine {
-    /// Its name.
+    /// Its name, short.
     pub name: String,
+    /// How high it is, in words.
+    pub detail: String,
     /// Its height: y for a flat one, y at x = 1 for a rising one.
     pub height: f64,
     /// Whether it rises with x.

@@ -281,6 +281,10 @@ fn plot(page: &mut String, of: &Plot) {
         return;
     }
     put!(page, "<figure>\n{drawing}");
+    if !of.roofs.is_empty() {
+        let roofs = of.roofs.iter().map(|roof| format!("{} {}", roof.name, roof.detail));
+        put!(page, "<p class=\"roofs\">Roofs: {}</p>\n", escape(&roofs.collect::<Vec<_>>().join(" · ")));
+    }
     if !of.legend.is_empty() {
         put!(page, "<figcaption>\n");
         for (class, name) in &of.legend {

@@ -9,8 +9,10 @@ use crate::report::numbers::{digits, short};
 /// The drawing's extents, in units that a narrow screen shows at about 0.7 pixels.
 const WIDTH: f64 = 520.0;
 const HEIGHT: f64 = 400.0;
-/// The frame of the plot within it: left, top, right, bottom.
-const FRAME: [f64; 4] = [56.0, 14.0, 508.0, 344.0];
+/// The frame of the plot within it; right of it stand the names of lines.
+const LEFT: f64 = 56.0;
+const TOP: f64 = 14.0;
+const BOTTOM: f64 = 344.0;
 /// Height of a line of text.
 const LINE: f64 = 15.0;
 /// Width of a letter, about.
@@ -67,19 +69,22 @@ impl Axis {
 pub fn plot(of: &Plot) -> String {
     let lines = || of.lines.iter().flat_map(|(_, _, points)| points.iter().copied());
     let all = || of.points.iter().map(|point| point.at).chain(lines());
-    let [left, top, right, bottom] = FRAME;
+    let flat = of.roofs.iter().filter(|roof| !roof.rises).map(|roof| roof.name.as_str());
+    let beside = flat.chain(of.lines.iter().map(|(name, ..)| name.as_str()));
+    let longest = beside.map(|name| trimmed(name).chars().count()).max().unwrap_or(0);
+    let right = WIDTH - 12.0 - longest as f64 * LETTER;
     let heights = of.roofs.iter().filter(|roof| !roof.rises).map(|roof| roof.height);
     // Where roofs meet, if that is not too far from the points.
     let peak = heights.clone().fold(0.0, f64::max);
     let first = all().map(|at| at.0).filter(|x| *x > 0.0).fold(f64::INFINITY, f64::min);
     let meet = of.roofs.iter().filter(|roof| roof.rises).map(|roof| peak / roof.height);
     let meet = meet.filter(|x| (first / 12.0..first).contains(x));
-    let Some(x) = Axis::over(all().map(|at| at.0).chain(meet), left, right) else { return String::new() };
-    let Some(y) = Axis::over(all().map(|at| at.1).chain(heights), bottom, top) else { return String::new() };
+    let Some(x) = Axis::over(all().map(|at| at.0).chain(meet), LEFT, right) else { return String::new() };
+    let Some(y) = Axis::over(all().map(|at| at.1).chain(heights), BOTTOM, TOP) else { return String::new() };
     let mut svg =
         format!("<svg viewBox=\"0 0 {WIDTH} {HEIGHT}\" role=\"img\" aria-label=\"{}\">\n", escape(&of.title));
     axes(&mut svg, of, &x, &y);
-    roofs(&mut svg, of, &x, &y);
+    let mut ends = roofs(&mut svg, of, &x, &y);
     for (name, class, points) in &of.lines {
         let path: Vec<String> =
             points.iter().map(|at| format!("{:.1},{:.1}", x.at(at.0), y.at(at.1))).collect();
@@ -95,7 +100,9 @@ pub fn plot(of: &Plot) -> String {
             mark(&mut svg, (x.at(at.0), y.at(at.1)), *class, PointStyle::Row, &label);
         }
     }
-    line_names(&mut svg, of, &x, &y);
+    let of_lines = of.lines.iter().filter_map(|(name, _, points)| Some((points.last()?.1, name)));
+    ends.extend(of_lines.map(|(height, name)| (y.at(height) + 4.5, name.as_str())));
+    names(&mut svg, ends, right + 6.0);
     for point in &of.points {
         mark(&mut svg, (x.at(point.at.0), y.at(point.at.1)), point.class, point.style, &point.label);
     }
@@ -104,18 +111,18 @@ pub fn plot(of: &Plot) -> String {
 }
 
 fn axes(svg: &mut String, of: &Plot, x: &Axis, y: &Axis) {
-    let [left, top, right, bottom] = FRAME;
+    let right = x.to;
     let ticks = if of.ticks.is_empty() { x.ticks(38.0) } else { of.ticks.clone() };
     let mut free = f64::NEG_INFINITY;
     for tick in ticks {
         let (at, label) = (x.at(tick), short(tick));
-        let _ = write!(svg, "<path class=\"grid\" d=\"M{at:.1} {top}V{bottom}\"/>");
+        let _ = write!(svg, "<path class=\"grid\" d=\"M{at:.1} {TOP}V{BOTTOM}\"/>");
         let half = label.chars().count() as f64 * LETTER / 2.0;
         if at - half > free {
             let _ = write!(
                 svg,
                 "<text x=\"{at:.1}\" y=\"{}\" text-anchor=\"middle\">{label}</text>",
-                bottom + 17.0
+                BOTTOM + 17.0
             );
             free = at + half + 4.0;
         }
@@ -124,30 +131,29 @@ fn axes(svg: &mut String, of: &Plot, x: &Axis, y: &Axis) {
         let at = y.at(tick);
         let _ = write!(
             svg,
-            "<path class=\"grid\" d=\"M{left} {at:.1}H{right}\"/><text x=\"{}\" y=\"{:.1}\" text-anchor=\"end\">{}</text>",
-            left - 6.0,
+            "<path class=\"grid\" d=\"M{LEFT} {at:.1}H{right}\"/><text x=\"{}\" y=\"{:.1}\" text-anchor=\"end\">{}</text>",
+            LEFT - 6.0,
             at + 4.5,
             short(tick)
         );
     }
     let _ = writeln!(
         svg,
-        "<path class=\"frame\" d=\"M{left} {top}V{bottom}H{right}\"/>\
+        "<path class=\"frame\" d=\"M{LEFT} {TOP}V{BOTTOM}H{right}\"/>\
          <text x=\"{:.1}\" y=\"{:.1}\" text-anchor=\"middle\">{}</text>\
          <text transform=\"translate(13 {:.1}) rotate(-90)\" text-anchor=\"middle\">{}</text>",
-        (left + right) / 2.0,
+        (LEFT + right) / 2.0,
         HEIGHT - 16.0,
         escape(&of.x),
-        (top + bottom) / 2.0,
+        (TOP + BOTTOM) / 2.0,
         escape(&of.y)
     );
 }
 
-/// Roofs and their names, at the left: that is where points are far below.
-fn roofs(svg: &mut String, of: &Plot, x: &Axis, y: &Axis) {
-    let [left, top, _, bottom] = FRAME;
+/// Roofs, and the names of those that rise: where they begin. Gives the heights of the others.
+fn roofs<'a>(svg: &mut String, of: &'a Plot, x: &Axis, y: &Axis) -> Vec<(f64, &'a str)> {
     let peak = of.roofs.iter().filter(|roof| !roof.rises).map(|roof| roof.height).fold(0.0, f64::max);
-    let mut names: Vec<(f64, &str)> = Vec::new();
+    let (mut flat, mut rising) = (Vec::new(), Vec::new());
     for roof in &of.roofs {
         let at = |x: f64| if roof.rises { roof.height * x } else { roof.height };
         // A rising roof ends where it meets the highest peak; no line leaves the frame.
@@ -156,43 +162,42 @@ fn roofs(svg: &mut String, of: &Plot, x: &Axis, y: &Axis) {
         if from < to {
             let _ = writeln!(
                 svg,
-                "<path class=\"roof\" d=\"M{:.1} {:.1}L{:.1} {:.1}\"><title>{}</title></path>",
+                "<path class=\"roof\" d=\"M{:.1} {:.1}L{:.1} {:.1}\"><title>{}: {}</title></path>",
                 x.at(from),
                 y.at(at(from)),
                 x.at(to),
                 y.at(at(to)),
-                escape(&roof.name)
+                escape(&roof.name),
+                escape(&roof.detail)
             );
-            let place = if roof.rises { y.at(at(from)) } else { y.at(roof.height) };
-            names.push((place - 5.0, &roof.name));
+            let names = if roof.rises { &mut rising } else { &mut flat };
+            names.push((y.at(at(from)), roof.name.as_str()));
         }
     }
-    keep_apart(&mut names, top + LINE - 4.0, bottom - 4.0);
+    // Below the line: above it the next one may be near.
+    rising.iter_mut().for_each(|(at, _)| *at += 14.0);
+    names(svg, rising, LEFT + 5.0);
+    flat.into_iter().map(|(at, name)| (at + 4.5, name)).collect()
+}
+
+/// Names at their heights, moved apart where they would cover each other.
+fn names(svg: &mut String, mut names: Vec<(f64, &str)>, x: f64) {
+    keep_apart(&mut names, TOP + LINE - 4.0, BOTTOM - 4.0);
     for (at, name) in names {
         let _ = writeln!(
             svg,
-            "<text class=\"name\" x=\"{:.1}\" y=\"{at:.1}\">{}</text>",
-            left + 5.0,
-            escape(name)
+            "<text class=\"name\" x=\"{x:.1}\" y=\"{at:.1}\">{}</text>",
+            escape(&trimmed(name))
         );
     }
 }
 
-/// Names of lines beside their ends.
-fn line_names(svg: &mut String, of: &Plot, x: &Axis, y: &Axis) {
-    let [_, top, right, bottom] = FRAME;
-    let ends = of.lines.iter().filter_map(|(name, _, points)| Some((name, points.last()?)));
-    let mut names: Vec<(f64, &str)> = ends.map(|(name, at)| (y.at(at.1) - 7.0, name.as_str())).collect();
-    keep_apart(&mut names, top + LINE - 4.0, bottom - 4.0);
-    let end =
-        of.lines.iter().filter_map(|(_, _, points)| points.last()).map(|at| x.at(at.0)).fold(0.0, f64::max);
-    for (at, name) in names {
-        let _ = writeln!(
-            svg,
-            "<text class=\"name\" x=\"{:.1}\" y=\"{at:.1}\" text-anchor=\"end\">{}</text>",
-            (end - 8.0).min(right - 2.0),
-            escape(name)
-        );
+/// A name that fits beside a plot.
+fn trimmed(name: &str) -> String {
+    const LONGEST: usize = 16;
+    match name.chars().count() > LONGEST {
+        true => name.chars().take(LONGEST - 1).chain(['…']).collect(),
+        false => name.to_owned(),
     }
 }
 

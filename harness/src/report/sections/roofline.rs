@@ -68,9 +68,9 @@ fn plot(results: &Results, setting: usize) -> Option<Plot> {
     points.sort_by_key(|point| point.style);
     let rate = |(name, height): (String, f64), rises| {
         let unit = if rises { "GB/s" } else { "GFLOP/s" };
-        RoofLine { name: format!("{name} {} {unit}", digits(height)), height, rises }
+        RoofLine { name, detail: format!("{} {unit}", digits(height)), height, rises }
     };
-    let roofs = together(peaks).into_iter().map(|peak| rate(peak, false));
+    let roofs = peaks.into_iter().map(|peak| rate(peak, false));
     let roofs = roofs.chain(levels.into_iter().map(|level| rate(level, true))).collect();
     Some(Plot {
         title: format!("Roofline, {}", results.settings[setting].label()),
@@ -82,22 +82,6 @@ fn plot(results: &Results, setting: usize) -> Option<Plot> {
         ticks: Vec::new(),
         legend,
     })
-}
-
-/// Peaks that differ by less than a line's width are one, with both names.
-fn together(mut peaks: Vec<(String, f64)>) -> Vec<(String, f64)> {
-    peaks.sort_by(|a, b| a.1.total_cmp(&b.1));
-    let mut lines: Vec<(String, f64)> = Vec::new();
-    for (name, height) in peaks {
-        match lines.last_mut() {
-            Some((names, last)) if height < *last * 1.04 => {
-                *names = format!("{names}, {name}");
-                *last = height;
-            }
-            _ => lines.push((name, height)),
-        }
-    }
-    lines
 }
 
 fn class_title(class: Class, id: &str) -> String {
