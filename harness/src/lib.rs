@@ -6,7 +6,7 @@
 //! - [`layers`] reads layers of networks; [`engine`] is what can be measured on them, our kernels and
 //!   [`peers`]; [`measure`] times things in turns, [`limits`] knows the machine's roofs, [`statistics`] what
 //!   samples say, [`rotation`] empties caches, [`mod@bench`] makes rows of it all, [`record`] writes and reads them;
-//! - [`report`] shows rows;
+//! - [`report`] says what rows mean: a ranking, a page, tables;
 //! - [`machine`] says what machine it is, [`provenance`] where rows come from, [`pinning`] keeps threads on their cores, [`mod@file`] and [`npy`]
 //!   write and read files.
 //!

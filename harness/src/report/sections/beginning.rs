@@ -132,8 +132,8 @@ pub(super) fn ranking(results: &Results, standings: &[Standings]) -> Option<Sect
     if !blocks.is_empty() {
         let line = "An engine is among the fastest on a layer when it is behind by no more than the noise. Means are \
                     geometric: of the speed over the baseline's, taken in pairs of samples side by side, and of \
-                    the speed over that of the fastest on each layer. Engines that cover few layers stand only \
-                    beside their own: over those, their means are not comparable with others'.";
+                    the speed over that of the fastest on each layer. The mean of \
+                    an engine that covers few layers says how it does on those, no more.";
         blocks.insert(0, Block::Text(line.to_owned()));
     }
     section("ranking", "Ranking", blocks)
