@@ -234,12 +234,23 @@ pub struct Plot {
     pub roofs: Vec<RoofLine>,
     /// Points.
     pub points: Vec<Point>,
-    /// Lines through points: name, class, points.
-    pub lines: Vec<(String, Class, Vec<(f64, f64)>)>,
+    /// Lines through points.
+    pub lines: Vec<Line>,
     /// Values to be marked on the horizontal axis; empty for round ones.
     pub ticks: Vec<f64>,
     /// What colours and shapes stand for.
     pub legend: Vec<(Class, String)>,
+}
+
+/// A line through points.
+#[derive(Clone, Debug)]
+pub struct Line {
+    /// Its name.
+    pub name: String,
+    /// Its colour, and the shape of its points.
+    pub class: Class,
+    /// The points.
+    pub points: Vec<(f64, f64)>,
 }
 
 /// A roof.

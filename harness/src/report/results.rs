@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use kernels::ConvSpec;
 
+use crate::bench::BASELINE;
 use crate::engine::OURS;
 use crate::provenance::Run;
 use crate::record::{self, Clock, Record, Role, Status};
@@ -114,7 +115,7 @@ pub struct Results {
     pub settings: Vec<Setting>,
     /// Engines in the order in which they were met.
     pub contestants: Vec<Contestant>,
-    /// What most rows were compared with.
+    /// What most rows were compared with; of rows that were compared with nothing the usual one.
     pub baseline: Option<usize>,
     /// Rows that took the place of an earlier one of the same layer, setting and engine.
     pub replaced: usize,
@@ -170,6 +171,7 @@ impl Results {
         }
         name_apart(&mut results.cases);
         results.baseline = most_frequent(all().filter(|row| row.role == Role::Main))
+            .or_else(|| Some(BASELINE.to_owned()))
             .and_then(|id| contestants.get(&id).copied());
         for (origin, source) in sources.into_iter().enumerate() {
             let mut runs: Vec<Arc<Run>> = Vec::new();

@@ -13,6 +13,9 @@ pub struct Gain {
     pub efficiency: f64,
 }
 
+/// A geometric mean, and the layers behind it.
+pub type MeanGain = (Gain, usize);
+
 /// How engines gain from threads, for one state of the caches.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Threads {
@@ -23,7 +26,7 @@ pub struct Threads {
     /// The other numbers of threads.
     pub more: Vec<usize>,
     /// Engines, each with the geometric means for each of `more` and the layers behind them.
-    pub means: Vec<(usize, Vec<Option<(Gain, usize)>>)>,
+    pub means: Vec<(usize, Vec<Option<MeanGain>>)>,
     /// Layers, each with the gains of the engines in `means`, for each of `more`.
     pub layers: Vec<(usize, Vec<Vec<Option<Gain>>>)>,
 }

@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use crate::report::document::{Class, Plot, PointStyle};
+use crate::report::document::{Class, Line, Plot, PointStyle};
 use crate::report::html::{class_name, escape};
 use crate::report::numbers::{digits, short};
 
@@ -67,10 +67,10 @@ impl Axis {
 
 /// The plot; nothing where there is nothing to draw.
 pub fn plot(of: &Plot) -> String {
-    let lines = || of.lines.iter().flat_map(|(_, _, points)| points.iter().copied());
+    let lines = || of.lines.iter().flat_map(|line| line.points.iter().copied());
     let all = || of.points.iter().map(|point| point.at).chain(lines());
     let flat = of.roofs.iter().filter(|roof| !roof.rises).map(|roof| roof.name.as_str());
-    let beside = flat.chain(of.lines.iter().map(|(name, ..)| name.as_str()));
+    let beside = flat.chain(of.lines.iter().map(|line| line.name.as_str()));
     let longest = beside.map(|name| trimmed(name).chars().count()).max().unwrap_or(0);
     let right = WIDTH - 12.0 - longest as f64 * LETTER;
     let heights = of.roofs.iter().filter(|roof| !roof.rises).map(|roof| roof.height);
@@ -85,7 +85,7 @@ pub fn plot(of: &Plot) -> String {
         format!("<svg viewBox=\"0 0 {WIDTH} {HEIGHT}\" role=\"img\" aria-label=\"{}\">\n", escape(&of.title));
     axes(&mut svg, of, &x, &y);
     let mut ends = roofs(&mut svg, of, &x, &y);
-    for (name, class, points) in &of.lines {
+    for Line { name, class, points } in &of.lines {
         let path: Vec<String> =
             points.iter().map(|at| format!("{:.1},{:.1}", x.at(at.0), y.at(at.1))).collect();
         let _ = writeln!(
@@ -100,7 +100,7 @@ pub fn plot(of: &Plot) -> String {
             mark(&mut svg, (x.at(at.0), y.at(at.1)), *class, PointStyle::Row, &label);
         }
     }
-    let of_lines = of.lines.iter().filter_map(|(name, _, points)| Some((points.last()?.1, name)));
+    let of_lines = of.lines.iter().filter_map(|line| Some((line.points.last()?.1, &line.name)));
     ends.extend(of_lines.map(|(height, name)| (y.at(height) + 4.5, name.as_str())));
     names(&mut svg, ends, right + 6.0);
     for point in &of.points {

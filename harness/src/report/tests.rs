@@ -335,7 +335,7 @@ fn rows_become_flat_columns() {
     let rows: Vec<::csv::StringRecord> = reader.records().collect::<Result<_, _>>().unwrap();
     assert_eq!((rows.len(), &rows[0][column("median_ns")], &rows[1][column("role")]), (11, "100.0", "aa"));
     assert_eq!(&rows[0][column("layer")], "<script>alert(1)</script>|`\"'&");
-    assert!(rows[0][column("run_rustc")].starts_with("rustc ") && &rows[4][column("median_ns")] == "");
+    assert!(rows[0][column("run_rustc")].starts_with("rustc ") && rows[4][column("median_ns")].is_empty());
     assert_eq!(rows[0][column("run_caches")].split(' ').count(), 3);
     // Every field of a row and of a run is a column.
     let count = |value: serde_json::Value| value.as_object().unwrap().len();

@@ -1,13 +1,13 @@
 //! Engines beside each other over many layers: other libraries, networks, instruction sets, threads, batches.
 
 use crate::record::Status;
-use crate::report::document::{Block, Cell, Class, Mark, Plot, Section, Table};
+use crate::report::document::{Block, Cell, Class, Line, Mark, Plot, Section, Table};
 use crate::report::ladder::{self, Ladder};
 use crate::report::networks;
 use crate::report::numbers::{digits, percent, time, times};
 use crate::report::peers::{self, Duels};
 use crate::report::refusals::word;
-use crate::report::results::{Factor, Results, Setting, threads as threads_in_words, time_of};
+use crate::report::results::{AUTO, Factor, Results, threads as threads_in_words, time_of};
 use crate::report::scaling::{self, Gain};
 use crate::report::sections::{by_engine, class, count, fold, layer_cell, of_settings, section, text};
 
@@ -226,11 +226,8 @@ pub(super) fn batches(results: &Results) -> Option<Section> {
                 table.rows.push(std::iter::once(Cell::from(results.id(*id))).chain(cells).collect());
                 let points = of.batches.iter().zip(speeds);
                 let points: Vec<_> = points.filter_map(|(n, speed)| Some((*n as f64, (*speed)?))).collect();
-                lines.push((
-                    results.id(*id).to_owned(),
-                    class_of(results, *id, results.settings[setting]),
-                    points,
-                ));
+                let class = class_of(results, *id, setting);
+                lines.push(Line { name: results.id(*id).to_owned(), class, points });
             }
             blocks.push(Block::Plot(Plot {
                 title: format!("{}: GFLOP/s over batch", of.layer),
@@ -253,11 +250,10 @@ pub(super) fn batches(results: &Results) -> Option<Section> {
 }
 
 /// The class of whatever an engine ran in a setting; `auto`, which runs several, has one of its own.
-fn class_of(results: &Results, id: usize, setting: Setting) -> Class {
-    if results.id(id) == crate::report::results::AUTO {
+fn class_of(results: &Results, id: usize, setting: usize) -> Class {
+    if results.id(id) == AUTO {
         return Class::Other;
     }
-    let setting = results.settings.iter().position(|of| *of == setting).unwrap_or(0);
     let row = (0..results.cases.len()).find_map(|case| results.row(case, setting, id));
     row.map_or(Class::Other, |row| class(results, row))
 }

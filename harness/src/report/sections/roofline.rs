@@ -26,7 +26,7 @@ pub(super) fn roofline(results: &Results) -> Option<Section> {
 fn plot(results: &Results, setting: usize) -> Option<Plot> {
     let mut points = Vec::new();
     let mut legend: Vec<(Class, String)> = Vec::new();
-    let (mut peaks, mut levels): (Vec<(String, f64)>, Vec<(String, f64)>) = (Vec::new(), Vec::new());
+    let (mut peaks, mut levels) = (Vec::new(), Vec::new());
     for case in 0..results.cases.len() {
         for (id, row, ns) in results.ranked(case, setting) {
             let Some((x, y)) = row.intensity.filter(|x| *x > 0.0).zip(speed(row)) else { continue };
