@@ -21,7 +21,8 @@ pub(super) fn peers(results: &Results) -> Option<Section> {
         let line = "Ours is auto, or the fastest of ours where auto did not run. × says how many times faster \
                     ours is; in brackets its 95 % interval where both were sampled side by side. A library's \
                     time does not hold the reordering of input and output into a layout of its own, which \
-                    stands after a plus sign.";
+                    stands after a plus sign. Means are geometric, over the layers that ours and \
+                    every library ran.";
         blocks.insert(0, text(line));
     }
     section("peers", "Ours beside other libraries", blocks)
@@ -30,11 +31,12 @@ pub(super) fn peers(results: &Results) -> Option<Section> {
 fn duel_blocks(results: &Results, duels: &Duels<'_>) -> Vec<Block> {
     let names = || duels.peers.iter().map(|&id| results.id(id));
     let heads = names().flat_map(|name| [name.to_owned(), format!("ours × {name}")]);
-    let mut table = Table::new(["layer", "ours", "time"].map(str::to_owned).into_iter().chain(heads));
-    table.words = vec![1];
+    let first = ["layer", "ours"].map(str::to_owned).into_iter();
+    let mut table = Table::new(first.chain(heads).chain(["what of ours ran".to_owned()]));
+    table.words = vec![table.heads.len() - 1];
     for duel in &duels.duels {
         let ours = time_of(duel.ours).map(time);
-        let mut cells = vec![layer_cell(results, duel.case), duel.ours.kernel.clone().into(), ours.into()];
+        let mut cells = vec![layer_cell(results, duel.case), ours.into()];
         for (row, factor) in &duel.theirs {
             let theirs = row.and_then(|row| {
                 let reorder = row.reorder_ns.map_or(String::new(), |ns| format!(" + {}", time(ns)));
@@ -51,6 +53,7 @@ fn duel_blocks(results: &Results, duels: &Duels<'_>) -> Vec<Block> {
             });
             cells.push(factor.map_or_else(|| "".into(), factor_cell));
         }
+        cells.push(duel.ours.kernel.clone().into());
         table.rows.push(cells);
     }
     let means = |means: &[Option<f64>]| -> Vec<Cell> {
@@ -60,9 +63,9 @@ fn duel_blocks(results: &Results, duels: &Duels<'_>) -> Vec<Block> {
         means.iter().flat_map(pair).collect()
     };
     if duels.common > 0 {
-        let name = format!("geometric mean, {} that all ran", count(duels.common, "layer"));
-        let first = [name.as_str(), "", ""].map(|text| Cell::marked(text, Mark::Sum)).to_vec();
-        table.rows.push([first, means(&duels.means)].concat());
+        let name = format!("geometric mean ({})", count(duels.common, "layer"));
+        let first = [name.as_str(), ""].map(|text| Cell::marked(text, Mark::Sum)).to_vec();
+        table.rows.push([first, means(&duels.means), vec![Cell::marked("", Mark::Sum)]].concat());
     }
     let mut blocks = vec![Block::Table(table)];
     if duels.classes.len() > 1 {
