@@ -16,11 +16,12 @@ use harness::data::{Kind, tensors};
 use harness::engine::{Engine, Io, Ours};
 use harness::file::write_whole;
 use harness::layers::{Layer, network};
-use harness::machine::{self, Machine};
+use harness::machine;
 use harness::pinning::{Pool, cores};
 use harness::provenance::Run;
-use harness::record::{Clock, Record, SCHEMA};
-use harness::report::{markdown, ranking_text};
+use harness::record::{Clock, Record};
+use harness::report::results::Source;
+use harness::report::text::ranking_text;
 use kernels::Workspace;
 
 /// Wall time, with throughput in GFLOP/s.
@@ -160,22 +161,12 @@ fn ranking(layers: Vec<Layer>, pools: &[Pool]) -> Result<(), String> {
                 writeln!(file)?;
             }
             Ok(())
-        })?;
-        write_whole(&folder.join("report.md"), |file| {
-            let machine = Machine::detect();
-            let pinned = if pools.iter().all(Pool::is_pinned) { "pinned" } else { "not pinned" };
-            let about = format!(
-                "{}, {} cores ({}), threads {pinned}. convbench {}, rows of schema {SCHEMA} beside this page.",
-                machine.cpu,
-                machine.cores,
-                machine.platform,
-                env!("CARGO_PKG_VERSION")
-            );
-            file.write_all(markdown("Convolution kernels on layers of networks", &about, &rows).as_bytes())
         })
     };
     save().map_err(|error| format!("{}: {error}", folder.display()))?;
-    println!("report: {}", folder.join("report.md").display());
+    let source = Source { name: "rows.jsonl".to_owned(), rows, interrupted: false };
+    harness::report::write(&folder, vec![source])?;
+    println!("report: {}", folder.join(harness::report::PAGE).display());
     Ok(())
 }
 

@@ -84,8 +84,7 @@ pub fn compare<'a>(base: &'a [Record], new: &'a [Record], measure: Measure) -> C
         .filter_map(|base| Some((base, new.iter().filter(main).find(|new| same_row(base, new))?)))
         .collect();
     let unpaired = base.iter().chain(new).filter(main).count() - 2 * pairs.len();
-    let floors = noise::floors(base).into_iter().chain(noise::floors(new));
-    let noise = floors.map(|floor| floor.share).fold(0.0, f64::max);
+    let noise = noise::largest_floor(base).max(noise::largest_floor(new));
     let machine = geometric_mean(
         pairs
             .iter()

@@ -4,12 +4,13 @@
 //!   within the bound that a kernel promises, [`guard`] notices stray writes;
 //! - [`strategy`] draws convolutions for property tests, [`verify`] runs them on every kernel.
 //! - [`layers`] reads layers of networks, also as [`benchdnn`] and [`onnx`] have them;
-//!   [`engine`] is what can be measured on them, our kernels and [`peers`]; [`measure`] times things in turns, [`limits`] knows the machine's roofs, [`statistics`] what
-//!   samples say, [`rotation`] empties caches, [`mod@bench`] makes rows of it all, [`record`] writes and reads them;
-//! - [`report`] shows rows, [`noise`] knows how much they scatter, [`compare`] sets two runs side by side,
-//!   [`regret`] says what `auto` loses;
-//! - [`machine`] says what machine it is, [`provenance`] where rows come from, [`pinning`] keeps threads on their cores, [`mod@file`] and [`npy`]
-//!   write and read files.
+//!   [`engine`] is what can be measured on them, our kernels and [`peers`]; [`measure`] times things in turns,
+//!   [`limits`] knows the machine's roofs, [`statistics`] what samples say, [`rotation`] empties caches,
+//!   [`mod@bench`] makes rows of it all, [`record`] writes and reads them;
+//! - [`report`] says what rows mean: a ranking, a page, tables; [`noise`] knows how much they scatter,
+//!   [`compare`] sets two runs side by side, [`regret`] says what `auto` loses;
+//! - [`machine`] says what machine it is, [`provenance`] where rows come from, [`pinning`] keeps threads on
+//!   their cores, [`mod@file`] and [`npy`] write and read files.
 //!
 //! It uses only the public interface of [`kernels`].
 

@@ -3,7 +3,7 @@
 use crate::engine::OURS;
 use crate::noise;
 use crate::record::{Record, Role, Status};
-use crate::report::by_layer;
+use crate::report::text::by_layer;
 use crate::statistics::geometric_mean;
 
 /// A layer on which `auto` was measured beside other kernels.
@@ -30,7 +30,7 @@ fn regret<'a>(rows: &'a [Record], layer: &[&'a Record]) -> Option<Regret<'a>> {
     let best =
         *timed.min_by(|a, b| a.median_ns.unwrap_or(f64::MAX).total_cmp(&b.median_ns.unwrap_or(f64::MAX)))?;
     let share = auto.median_ns? / best.median_ns? - 1.0;
-    let noise = noise::floor(rows, auto.threads, auto.clock).share;
+    let noise = noise::floor(rows, auto.threads, auto.clock);
     // What it chose is what is best: the difference is the noise of two rows of one kernel.
     let same = auto.kernel == best.kernel;
     Some(Regret { auto, best, share: if same || share <= noise { 0.0 } else { share } })

@@ -31,6 +31,8 @@ pub(crate) enum Command {
     Compare(Compare),
     /// How much auto loses against the best kernel on each layer
     Regret(Regret),
+    /// Make a page, a Markdown file and a CSV file of results
+    Report(Report),
     /// Run random convolutions on every kernel and instruction set and compare with the definition
     Verify(Verify),
     /// Print a completion script
@@ -268,6 +270,16 @@ pub(crate) struct Regret {
     pub(crate) json: bool,
     #[command(flatten)]
     pub(crate) what: What,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Report {
+    /// Files that `bench --json` wrote; the report is of all their rows together
+    #[arg(required = true, value_name = "RESULTS")]
+    pub(crate) results: Vec<PathBuf>,
+    /// The folder to write index.html, report.md and rows.csv to; made if need be
+    #[arg(long, value_name = "DIR")]
+    pub(crate) output: PathBuf,
 }
 
 #[derive(Debug, Args)]

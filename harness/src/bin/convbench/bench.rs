@@ -10,7 +10,7 @@ use harness::layers::{self, Layer, Skipped};
 use harness::peers::{self, Paths};
 use harness::provenance::Run;
 use harness::record::{Clock, Lines, Record, Role, Status};
-use harness::report::{HEADS, by_layer, cells, ranking_text, text_table};
+use harness::report::text::{HEADS, by_layer, cells, ranking_text, text_table};
 use indicatif::ProgressBar;
 
 use crate::{Outcome, Stop, args, progress, refused};

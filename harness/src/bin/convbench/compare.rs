@@ -6,7 +6,8 @@ use std::path::PathBuf;
 use harness::compare::{Change, Comparison, Measure, Verdict, compare as compared, unlike_machines};
 use harness::record::{self, Record};
 use harness::regret::{Regret, regrets, summary};
-use harness::report::{text_table, time};
+use harness::report::numbers::time;
+use harness::report::text::text_table;
 use serde_json::json;
 
 use crate::{Outcome, Stop, args, bench, refused};

@@ -8,6 +8,7 @@ mod bench;
 mod compare;
 mod facts;
 mod progress;
+mod report;
 mod run;
 mod verify;
 
@@ -78,6 +79,7 @@ fn dispatch(command: Command, out: &mut dyn Write) -> Outcome {
         Command::Bench(args) => bench::bench(&args, out),
         Command::Compare(args) => compare::compare(&args, out),
         Command::Regret(args) => compare::regret(&args, out),
+        Command::Report(args) => report::report(&args, out),
         Command::Verify(args) => verify::verify(&args, out),
         Command::Completions { shell } => {
             let mut script = Vec::new();
