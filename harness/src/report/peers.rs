@@ -30,6 +30,18 @@ pub struct Duel<'a> {
     pub theirs: Vec<(Option<&'a Record>, Option<Factor>)>,
 }
 
+/// A geometric mean, and over how many layers.
+pub type Mean = Option<(f64, usize)>;
+
+/// How many times faster ours is, over some layers.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Means {
+    /// Than each other library, over the layers that both ran.
+    pub each: Vec<Mean>,
+    /// Than the fastest of them on each layer.
+    pub best: Mean,
+}
+
 /// Ours beside others in a setting.
 #[derive(Clone, Debug)]
 pub struct Duels<'a> {
@@ -39,12 +51,28 @@ pub struct Duels<'a> {
     pub peers: Vec<usize>,
     /// The layers that ours and at least one other ran.
     pub duels: Vec<Duel<'a>>,
-    /// Layers that ours and all others ran.
-    pub common: usize,
-    /// How many times faster ours is than each over these layers; geometric means.
-    pub means: Vec<Option<f64>>,
-    /// The same by class of layer: class, layers, means.
-    pub classes: Vec<(String, usize, Vec<Option<f64>>)>,
+    /// Over all of them.
+    pub means: Means,
+    /// By class of layer.
+    pub classes: Vec<(String, Means)>,
+}
+
+impl Duel<'_> {
+    /// How many times faster ours is than the fastest of the others.
+    pub fn over_best(&self) -> Option<f64> {
+        self.theirs.iter().filter_map(|(_, factor)| Some(factor.as_ref()?.ratio)).min_by(f64::total_cmp)
+    }
+}
+
+fn means(duels: &[&Duel<'_>], peers: usize) -> Means {
+    let mean = |ratio: &dyn Fn(&Duel<'_>) -> Option<f64>| {
+        let ratios: Vec<f64> = duels.iter().filter_map(|duel| ratio(duel)).collect();
+        Some((geometric_mean(ratios.iter().copied())?, ratios.len()))
+    };
+    Means {
+        each: (0..peers).map(|peer| mean(&|duel| Some(duel.theirs.get(peer)?.1.as_ref()?.ratio))).collect(),
+        best: mean(&|duel| duel.over_best()),
+    }
 }
 
 /// Ours beside others; `None` where no other library has a time.
@@ -68,14 +96,8 @@ pub fn duels(results: &Results, setting: usize) -> Option<Duels<'_>> {
             theirs.iter().any(|(_, factor)| factor.is_some()).then_some(Duel { case, ours, theirs })
         })
         .collect();
-    let complete: Vec<&Duel<'_>> =
-        duels.iter().filter(|duel| duel.theirs.iter().all(|(_, factor)| factor.is_some())).collect();
-    let means = |of: &[&Duel<'_>]| -> Vec<Option<f64>> {
-        let ratio = |duel: &&Duel<'_>, peer: usize| Some(duel.theirs.get(peer)?.1?.ratio);
-        (0..peers.len()).map(|peer| geometric_mean(of.iter().filter_map(|duel| ratio(duel, peer)))).collect()
-    };
     let mut classes: Vec<(String, Vec<&Duel<'_>>)> = Vec::new();
-    for &duel in &complete {
+    for duel in &duels {
         let Some(spec) = &results.cases[duel.case].spec else { continue };
         let class = class(spec);
         match classes.iter_mut().find(|(known, _)| *known == class) {
@@ -83,12 +105,7 @@ pub fn duels(results: &Results, setting: usize) -> Option<Duels<'_>> {
             None => classes.push((class, vec![duel])),
         }
     }
-    Some(Duels {
-        setting,
-        common: complete.len(),
-        means: means(&complete),
-        classes: classes.iter().map(|(class, of)| (class.clone(), of.len(), means(of))).collect(),
-        peers,
-        duels,
-    })
+    let classes = classes.into_iter().map(|(class, of)| (class, means(&of, peers.len()))).collect();
+    let means = means(&duels.iter().collect::<Vec<_>>(), peers.len());
+    Some(Duels { setting, means, classes, peers, duels })
 }

@@ -109,15 +109,35 @@ fn ratios_are_those_of_pairs() {
     let results = results(rows);
     assert_eq!(results.baseline.map(|base| results.id(base)), Some("gemm"));
     let duels = peers::duels(&results, 0).unwrap();
-    assert_eq!((duels.duels.len(), duels.common), (2, 2));
+    assert_eq!(duels.duels.len(), 2);
     let factor = duels.duels[0].theirs[0].1.unwrap();
     assert!(close(factor.ratio, 2.5), "{factor:?}");
     assert!(close(factor.interval.unwrap().0, 2.0) && close(factor.interval.unwrap().1, 1.0 / 0.3));
-    assert!(close(duels.means[0].unwrap(), 2.5f64.sqrt()));
+    let (mean, layers) = duels.means.each[0].unwrap();
+    assert!(close(mean, 2.5f64.sqrt()) && layers == 2);
+    assert_eq!(duels.means.best, duels.means.each[0]);
     assert_eq!(duels.classes.len(), 1);
     let of = Standings::of(&results, 0);
     let auto = of.champion(&results).unwrap();
     assert!(close(auto.own.over_baseline.unwrap().0, 3.2) && auto.own.over_baseline.unwrap().1 == 1);
+}
+
+/// Each mean is over the layers that both ran; the best of the others is another one on each layer.
+#[test]
+fn means_are_of_pairs() {
+    let times = [("a", 100.0, 400.0, 200.0), ("b", 100.0, 100.0, 900.0)];
+    let mut rows: Vec<Record> = Vec::new();
+    for (layer, auto, one, two) in times {
+        rows.extend([row(layer, "auto", auto), row(layer, "peer", one)]);
+        rows.push(Record { engine: "peer2".to_owned(), ..row(layer, "peer2", two) });
+    }
+    rows.extend([row("c", "auto", 100.0), row("c", "peer", 50.0)]);
+    let results = results(rows);
+    let means = peers::duels(&results, 0).unwrap().means;
+    let is = |mean: peers::Mean, want: f64, layers| mean.is_some_and(|(m, n)| close(m, want) && n == layers);
+    assert!(is(means.each[0], (4.0f64 * 1.0 * 0.5).cbrt(), 3), "{means:?}");
+    assert!(is(means.each[1], (2.0f64 * 9.0).sqrt(), 2), "{means:?}");
+    assert!(is(means.best, (2.0f64 * 1.0 * 0.5).cbrt(), 3), "{means:?}");
 }
 
 #[test]

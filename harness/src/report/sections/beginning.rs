@@ -44,9 +44,16 @@ fn verdict(results: &Results, standings: &[Standings]) -> Vec<String> {
         let champion = of.champion(results)?;
         let id = results.id(champion.contestant);
         let mut means: Vec<String> = Vec::new();
-        if let Some(duels) = duels(results, of.setting).filter(|duels| duels.common > 0) {
-            for (peer, mean) in duels.peers.iter().zip(&duels.means) {
-                means.extend(mean.map(|mean| format!("{} {}", times(mean), results.id(*peer))));
+        if let Some(duels) = duels(results, of.setting) {
+            let words = |(mean, layers): (f64, usize), what: &str| {
+                let on = if layers == of.layers { String::new() } else { format!(" on {layers}") };
+                format!("{} {what}{on}", times(mean))
+            };
+            for (peer, mean) in duels.peers.iter().zip(&duels.means.each) {
+                means.extend(mean.map(|mean| words(mean, results.id(*peer))));
+            }
+            if duels.peers.len() > 1 {
+                means.extend(duels.means.best.map(|mean| words(mean, "the fastest of them")));
             }
         }
         if let (Some((mean, _)), Some(base)) = (champion.own.over_baseline, results.baseline)

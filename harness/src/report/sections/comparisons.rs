@@ -5,7 +5,7 @@ use crate::report::document::{Block, Cell, Class, Line, Mark, Plot, Section, Tab
 use crate::report::ladder::{self, Ladder};
 use crate::report::networks;
 use crate::report::numbers::{digits, percent, time, times};
-use crate::report::peers::{self, Duels};
+use crate::report::peers::{self, Duels, Mean};
 use crate::report::refusals::word;
 use crate::report::results::{AUTO, Factor, Results, threads as threads_in_words, time_of};
 use crate::report::scaling::{self, Gain};
@@ -21,8 +21,8 @@ pub(super) fn peers(results: &Results) -> Option<Section> {
         let line = "Ours is auto, or the fastest of ours where auto did not run. × says how many times faster \
                     ours is; in brackets its 95 % interval where both were sampled side by side. A library's \
                     time does not hold the reordering of input and output into a layout of its own, which \
-                    stands after a plus sign. Means are geometric, over the layers that ours and \
-                    every library ran.";
+                    stands after a plus sign. Means are geometric, each over the layers that both \
+                    ran, whose number stands behind it.";
         blocks.insert(0, text(line));
     }
     section("peers", "Ours beside other libraries", blocks)
@@ -32,7 +32,8 @@ fn duel_blocks(results: &Results, duels: &Duels<'_>) -> Vec<Block> {
     let names = || duels.peers.iter().map(|&id| results.id(id));
     let heads = names().flat_map(|name| [name.to_owned(), format!("ours × {name}")]);
     let first = ["layer", "ours"].map(str::to_owned).into_iter();
-    let mut table = Table::new(first.chain(heads).chain(["what of ours ran".to_owned()]));
+    let last = ["ours × the fastest of them", "what of ours ran"].map(str::to_owned);
+    let mut table = Table::new(first.chain(heads).chain(last));
     table.words = vec![table.heads.len() - 1];
     for duel in &duels.duels {
         let ours = time_of(duel.ours).map(time);
@@ -53,30 +54,25 @@ fn duel_blocks(results: &Results, duels: &Duels<'_>) -> Vec<Block> {
             });
             cells.push(factor.map_or_else(|| "".into(), factor_cell));
         }
+        cells.push(duel.over_best().map_or_else(|| "".into(), |ratio| better(ratio, times(ratio))));
         cells.push(duel.ours.kernel.clone().into());
         table.rows.push(cells);
     }
-    let means = |means: &[Option<f64>]| -> Vec<Cell> {
-        let pair = |mean: &Option<f64>| {
-            [Cell::marked("", Mark::Sum), Cell::marked(mean.map(times).unwrap_or_default(), Mark::Sum)]
-        };
-        means.iter().flat_map(pair).collect()
-    };
-    if duels.common > 0 {
-        let name = format!("geometric mean ({})", count(duels.common, "layer"));
-        let first = [name.as_str(), ""].map(|text| Cell::marked(text, Mark::Sum)).to_vec();
-        table.rows.push([first, means(&duels.means), vec![Cell::marked("", Mark::Sum)]].concat());
+    let sum = |text: &str| Cell::marked(text, Mark::Sum);
+    let mut last = vec![sum("geometric mean"), sum("")];
+    for mean in &duels.means.each {
+        last.extend([sum(""), sum(&mean_words(mean))]);
     }
+    last.extend([sum(&mean_words(&duels.means.best)), sum("")]);
+    table.rows.push(last);
     let mut blocks = vec![Block::Table(table)];
     if duels.classes.len() > 1 {
         let heads = names().map(|name| format!("ours × {name}"));
-        let mut table =
-            Table::new(["class of layer".to_owned(), "layers".to_owned()].into_iter().chain(heads));
-        for (class, layers, means) in &duels.classes {
-            let cells = means.iter().map(|mean| Cell::from(mean.map(times)));
-            table
-                .rows
-                .push([class.clone().into(), layers.to_string().into()].into_iter().chain(cells).collect());
+        let last = "ours × the fastest of them".to_owned();
+        let mut table = Table::new(["class of layer".to_owned()].into_iter().chain(heads).chain([last]));
+        for (class, means) in &duels.classes {
+            let cells = means.each.iter().chain([&means.best]).map(|mean| Cell::from(mean_words(mean)));
+            table.rows.push([Cell::from(class.clone())].into_iter().chain(cells).collect());
         }
         blocks.push(Block::Table(table));
     }
@@ -87,8 +83,17 @@ fn duel_blocks(results: &Results, duels: &Duels<'_>) -> Vec<Block> {
 fn factor_cell(factor: Factor) -> Cell {
     let interval =
         factor.interval.map_or(String::new(), |(low, high)| format!(" [{}–{}]", digits(low), digits(high)));
-    let mark = if factor.ratio >= 1.0 { Mark::Best } else { Mark::None };
-    Cell::marked(format!("{}{interval}", times(factor.ratio)), mark)
+    better(factor.ratio, format!("{}{interval}", times(factor.ratio)))
+}
+
+/// What is said of a factor, marked where ours is the better one.
+fn better(ratio: f64, words: String) -> Cell {
+    Cell::marked(words, if ratio >= 1.0 { Mark::Best } else { Mark::None })
+}
+
+/// A mean and its number of layers.
+fn mean_words(mean: &Mean) -> String {
+    mean.map_or_else(String::new, |(mean, layers)| format!("{} ({layers})", times(mean)))
 }
 
 /// Whole networks.
