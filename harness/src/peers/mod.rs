@@ -1,5 +1,11 @@
 //! Other libraries' convolutions, to be measured beside ours.
 
+#[cfg(feature = "peers")]
+mod built_in;
+mod missing;
+mod nchw;
+mod onnxruntime;
+
 use std::path::PathBuf;
 
 use crate::engine::Engine;
@@ -13,19 +19,59 @@ pub struct Paths {
     pub onnxruntime: Option<PathBuf>,
 }
 
+/// A name and what makes its peers.
+type Row = (&'static str, fn(&Paths) -> Result<Vec<Box<dyn Engine>>, String>);
+
+/// Every peer.
+const PEERS: &[Row] = &[
+    ("onnxruntime", onnxruntime::find),
+    ("rten", |_| Ok(vec![built_in("rten")])),
+    ("tract", |_| Ok(vec![built_in("tract")])),
+    ("candle", |_| Ok(vec![built_in("candle")])),
+];
+
 /// Names that [`find`] knows.
-pub const NAMES: &[&str] = &[];
+pub const NAMES: &[&str] = &{
+    let mut names = [""; PEERS.len()];
+    let mut row = 0;
+    while row < PEERS.len() {
+        names[row] = PEERS[row].0;
+        row += 1;
+    }
+    names
+};
 
 /// The peers of some names; `all` is every one. A peer that cannot be had here is an engine too: it
 /// refuses every convolution with the reason.
 ///
 /// # Errors
-/// A name that is not known.
-pub fn find(names: &[String], _paths: &Paths) -> Result<Vec<Box<dyn Engine>>, String> {
+/// A name that is not known; a path that was given and holds no such library.
+pub fn find(names: &[String], paths: &Paths) -> Result<Vec<Box<dyn Engine>>, String> {
     for name in names {
         if name != "all" && !NAMES.contains(&name.as_str()) {
             return Err(format!("`{name}` is no peer; known are all, {}", NAMES.join(", ")));
         }
     }
-    Ok(Vec::new())
+    let mut peers = Vec::new();
+    for (name, make) in PEERS {
+        if names.iter().any(|wanted| wanted == "all" || wanted == name) {
+            peers.extend(make(paths)?);
+        }
+    }
+    Ok(peers)
+}
+
+/// A peer that is compiled into this program.
+#[cfg(feature = "peers")]
+fn built_in(name: &'static str) -> Box<dyn Engine> {
+    let reason = || "it is not among the engines of the feature `peers`".to_owned();
+    built_in::engine(name).unwrap_or_else(|| Box::new(missing::Missing { name, reason: reason() }))
+}
+
+/// A peer that would be compiled into this program.
+#[cfg(not(feature = "peers"))]
+fn built_in(name: &'static str) -> Box<dyn Engine> {
+    let reason = "this convbench was built without the feature `peers` (cargo run --release --features peers \
+                  --bin convbench)";
+    Box::new(missing::Missing { name, reason: reason.to_owned() })
 }
