@@ -1,0 +1,316 @@
+//! ONNX Runtime, rten, tract and candle: right on every kind of convolution, on threads that keep to their
+//! cores; and the errors where they cannot be had.
+//!
+//! `CONV_ONNXRUNTIME` names ONNX Runtime's shared library. A peer that is not there is skipped, unless
+//! `CONV_REQUIRE_PEERS` lists its name.
+
+use std::cell::RefCell;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use harness::bench::{blank, verified};
+use harness::data::{Kind, tensors};
+use harness::engine::{Engine, Io};
+use harness::layers::Layer;
+use harness::peers::{NAMES, Paths, find};
+use harness::pinning::Pool;
+use harness::record::{Clock, Status};
+use kernels::{Layout, Workspace};
+
+const SPECS: [&str; 15] = [
+    "c16 h12 w14 o32 k3 p1",
+    "c3 h17 w19 o16 k7 s2 p3",
+    "c32 h9 w9 o64 k1",
+    "c16 h10 w10 o16 k1 s2",
+    "c8 h11 w13 o8 k3x2 s2x1 p1,0,2,1",
+    "c8 h15 w15 o16 k3 p2 d2",
+    "c5 h16 w12 o7 k3x3 d1x3 p1",
+    "c16 h8 w8 o32 k3 p1 g4",
+    "c32 h10 w11 o32 k3 p1 g32",
+    "c12 h10 w11 o24 k5 s2 p2 g12",
+    "n3 c16 h8 w9 o16 k3 p1",
+    "c1 h6 w7 o1 k2",
+    "c16 h12 w14 o32 k3 p1 nhwc",
+    "n2 c24 h9 w7 o24 k3 p1 g24 nhwc",
+    "n2 c6 h9 w7 o10 k3 s2 p0,0,1,1 nhwc",
+];
+
+/// What candle's convolution has no parameters for.
+const NOT_CANDLES: [&str; 3] = [SPECS[4], SPECS[6], SPECS[14]];
+
+/// One test at a time: they look at this process's threads.
+fn alone() -> MutexGuard<'static, ()> {
+    static ALONE: Mutex<()> = Mutex::new(());
+    ALONE.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn peer(name: &str) -> Box<dyn Engine> {
+    let onnxruntime = std::env::var_os("CONV_ONNXRUNTIME").map(PathBuf::from);
+    let paths = Paths { onnxruntime, ..Default::default() };
+    let mut peers = find(&[name.to_owned()], &paths).unwrap();
+    assert_eq!(peers.len(), 1);
+    peers.remove(0)
+}
+
+/// Whether a peer that is not there may be skipped.
+fn skip(name: &str, reason: &str) {
+    let required = std::env::var("CONV_REQUIRE_PEERS").unwrap_or_default();
+    assert!(!required.split(',').any(|required| required == name), "{name} is required: {reason}");
+    println!("{name} is skipped: {reason}");
+}
+
+/// Compares a peer with the float64 definition; says how many convolutions it did.
+fn is_right(name: &str) -> usize {
+    let _alone = alone();
+    let peer = peer(name);
+    let mut done = 0;
+    for threads in [1, 2] {
+        let pool = Pool::new(threads).unwrap();
+        for text in SPECS {
+            let layer = Layer::of_spec(text.parse().unwrap());
+            let tensors = tensors(&layer.spec, Kind::Real, 7);
+            let output = RefCell::new(tensors.previous.clone());
+            let workspace = RefCell::new(Workspace::default());
+            let io = Io { tensors: &tensors, output: &output, workspace: &workspace };
+            let mut row = blank(&layer, peer.as_ref(), &pool, Clock::Warm, None);
+            match verified(peer.as_ref(), &layer, io, &pool, &mut row) {
+                Err(refusal) if refusal.status == Status::Unavailable => {
+                    skip(name, &refusal.reason);
+                    return 0;
+                }
+                Err(refusal) if name == "candle" && NOT_CANDLES.contains(&text) => {
+                    assert_eq!(refusal.status, Status::Unsupported, "{text}: {refusal:?}");
+                    assert!(refusal.reason.contains("one for"), "{text}: {}", refusal.reason);
+                }
+                Err(refusal) => panic!("{name} on {text}, {threads} threads: {refusal:?}"),
+                Ok(mut prepared) => {
+                    done += 1;
+                    assert!(row.engine_version.is_some() && row.plan_ns > Some(0.0), "{row:?}");
+                    let nhwc = layer.spec.layout() == Layout::Nhwc;
+                    assert_eq!(row.reorder_ns.is_some(), nhwc, "{row:?}");
+                    // Later runs give the same.
+                    let first = output.borrow().clone();
+                    output.borrow_mut().fill(f32::NAN);
+                    prepared.time(3).unwrap();
+                    prepared.store(&mut output.borrow_mut()).unwrap();
+                    assert_eq!(first, *output.borrow(), "{name} on {text}");
+                }
+            }
+        }
+    }
+    done
+}
+
+#[test]
+fn onnxruntime_is_right() {
+    assert!([0, 2 * SPECS.len()].contains(&is_right("onnxruntime")));
+}
+
+#[test]
+fn rten_is_right() {
+    assert_eq!(is_right("rten"), built_in(2 * SPECS.len()));
+}
+
+#[test]
+fn tract_is_right() {
+    assert_eq!(is_right("tract"), built_in(2 * SPECS.len()));
+}
+
+#[test]
+fn candle_is_right() {
+    assert_eq!(is_right("candle"), built_in(2 * (SPECS.len() - NOT_CANDLES.len())));
+}
+
+/// Convolutions that an engine of the feature does: none without the feature.
+fn built_in(convolutions: usize) -> usize {
+    if cfg!(feature = "peers") { convolutions } else { 0 }
+}
+
+/// Threads of this process: their numbers and what is known of them.
+#[cfg(target_os = "linux")]
+mod threads {
+    use std::collections::BTreeSet;
+    use std::fs;
+
+    pub(crate) fn all() -> BTreeSet<u32> {
+        let entries = fs::read_dir("/proc/self/task").unwrap();
+        entries.filter_map(|entry| entry.unwrap().file_name().to_str()?.parse().ok()).collect()
+    }
+
+    /// The cores it may run on, e.g. `1` or `0-1`.
+    pub(crate) fn cores(thread: u32) -> String {
+        let status = fs::read_to_string(format!("/proc/self/task/{thread}/status")).unwrap();
+        let line = status.lines().find_map(|line| line.strip_prefix("Cpus_allowed_list:"));
+        line.unwrap().trim().to_owned()
+    }
+
+    /// Time it has run, in hundredths of a second.
+    pub(crate) fn ticks(thread: u32) -> u64 {
+        let stat = fs::read_to_string(format!("/proc/self/task/{thread}/stat")).unwrap();
+        let fields: Vec<&str> = stat.rsplit(')').next().unwrap().split_whitespace().collect();
+        fields[11].parse::<u64>().unwrap() + fields[12].parse::<u64>().unwrap()
+    }
+}
+
+/// With two threads a peer computes on two cores, and on none when its turn is over.
+#[cfg(target_os = "linux")]
+fn keeps_to_its_cores(name: &str) {
+    let _alone = alone();
+    let pool = Pool::new(2).unwrap();
+    if harness::pinning::cores() < 2 || !pool.is_pinned() {
+        println!("{name} is skipped: there are no two cores to keep threads on");
+        return;
+    }
+    let peer = peer(name);
+    let layer = Layer::of_spec("c64 h56 w56 o64 k3 p1".parse().unwrap());
+    let tensors = tensors(&layer.spec, Kind::Real, 7);
+    let output = RefCell::new(tensors.previous.clone());
+    let workspace = RefCell::new(Workspace::default());
+    let io = Io { tensors: &tensors, output: &output, workspace: &workspace };
+    let before = threads::all();
+    let mut prepared = match peer.prepare(&layer.spec, io, &pool) {
+        Ok(prepared) => prepared,
+        Err(refusal) => return skip(name, &refusal.reason),
+    };
+    prepared.time(1).unwrap();
+    let own: Vec<u32> = threads::all().difference(&before).copied().collect();
+    let driver = pool.drive(core_of_this);
+    let cores: Vec<String> = own.iter().map(|&thread| threads::cores(thread)).collect();
+    assert!(cores.iter().all(|core| core.parse::<usize>().is_ok()), "{name}: {cores:?}");
+    assert!(own.is_empty() == (name == "candle"), "{name}: {own:?}");
+    assert!(own.is_empty() || cores.iter().any(|core| *core != driver), "{name}: {cores:?}, driver {driver}");
+    let others: Vec<u32> = own.into_iter().filter(|&thread| threads::cores(thread) != driver).collect();
+    let ticks = |threads: &[u32]| threads.iter().map(|&thread| threads::ticks(thread)).sum::<u64>();
+    let start = ticks(&others);
+    let one = prepared.time(1).unwrap();
+    let repeats = Duration::from_millis(400).as_nanos() / one.as_nanos().max(1) + 1;
+    prepared.time(repeats as u64).unwrap();
+    let worked = ticks(&others);
+    std::thread::sleep(Duration::from_millis(200));
+    let idle = ticks(&others) - worked;
+    assert!(others.is_empty() || worked - start >= 5, "{name}: its second thread does not work");
+    assert!(idle <= 1, "{name}: threads wait busily for {idle} hundredths of a second");
+}
+
+#[cfg(target_os = "linux")]
+fn core_of_this() -> String {
+    let status = std::fs::read_to_string("/proc/thread-self/status").unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix("Cpus_allowed_list:"));
+    line.unwrap().trim().to_owned()
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn threads_keep_to_their_cores() {
+    for name in ["onnxruntime", "rten", "tract", "candle"] {
+        keeps_to_its_cores(name);
+    }
+}
+
+#[test]
+fn names_are_known_or_refused() {
+    let names = |names: &[&str]| -> Vec<String> { names.iter().map(|name| (*name).to_owned()).collect() };
+    let error = find(&names(&["rten", "tvm"]), &Paths::default()).unwrap_err();
+    assert!(error.starts_with("`tvm` is no peer; known are all, "), "{error}");
+    assert!(NAMES.iter().all(|name| error.contains(name)), "{error}");
+    let some = find(&names(&["candle", "rten", "candle"]), &Paths::default()).unwrap();
+    assert_eq!(some.iter().map(|peer| peer.engine()).collect::<Vec<_>>(), ["rten", "candle"]);
+    let all = find(&names(&["all", "rten"]), &Paths::default()).unwrap();
+    for name in NAMES {
+        assert!(all.iter().any(|peer| peer.engine().starts_with(name)), "{name}");
+    }
+    assert!(find(&[], &Paths::default()).unwrap().is_empty());
+}
+
+/// Each is a way to name something that is not ONNX Runtime.
+fn wrong_libraries() -> Vec<(PathBuf, &'static str)> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+    let mut wrong = vec![
+        (PathBuf::from("/no/libonnxruntime.so"), "No such file"),
+        (root.join("Cargo.toml"), ""),
+        (root, "is a folder, but must be ONNX Runtime's shared library"),
+    ];
+    // The library that every program here has.
+    let maps = std::fs::read_to_string("/proc/self/maps").unwrap_or_default();
+    if let Some(path) = maps.split_whitespace().find(|word| word.contains("/libc.so")) {
+        wrong.push((path.into(), "is no ONNX Runtime: it has no function OrtGetApiBase"));
+    }
+    wrong
+}
+
+#[test]
+fn a_path_that_was_given_must_be_right() {
+    for (path, reason) in wrong_libraries() {
+        let paths = Paths { onnxruntime: Some(path.clone()), ..Default::default() };
+        let error = find(&["onnxruntime".to_owned()], &paths).unwrap_err();
+        let start = format!("{}: ", path.display());
+        assert!(error.starts_with(&start) && error.contains(reason), "{error}");
+        assert!(error.len() > start.len() + 5 && !error.contains('\n'), "{error}");
+        let output = Command::new(env!("CARGO_BIN_EXE_convbench"))
+            .args(["bench", "--spec", "c4 h5 w5 o4 k3", "--peers", "onnxruntime", "--onnxruntime"])
+            .arg(&path)
+            .output()
+            .unwrap();
+        let said = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(
+            (output.status.code(), said.as_str()),
+            (Some(2), format!("convbench: {error}\n").as_str())
+        );
+    }
+}
+
+/// A library of another age, made on the spot.
+#[test]
+fn an_old_library_is_refused() {
+    let folder = std::env::temp_dir().join(format!("harness-peers-{}", std::process::id()));
+    std::fs::create_dir_all(&folder).unwrap();
+    let source = "
+        #[repr(C)]
+        pub struct Base {
+            api: extern \"system\" fn(u32) -> *const u8,
+            version: extern \"system\" fn() -> *const u8,
+        }
+        extern \"system\" fn api(_: u32) -> *const u8 { std::ptr::null() }
+        extern \"system\" fn version() -> *const u8 { c\"VERSION\".as_ptr().cast() }
+        static BASE: Base = Base { api, version };
+        #[unsafe(no_mangle)]
+        pub extern \"system\" fn OrtGetApiBase() -> *const Base { &BASE }";
+    for (version, reason) in [
+        ("1.16.3", "is ONNX Runtime 1.16.3, but must be 1.17 or newer"),
+        ("2.0.0", "is ONNX Runtime 2.0.0, but must be 1.17 or newer"),
+        ("1.40.0", "is ONNX Runtime 1.40.0, which lacks version 17 of its C API"),
+    ] {
+        let (file, library) = (folder.join("old.rs"), folder.join(format!("old-{version}.so")));
+        std::fs::write(&file, source.replace("VERSION", version)).unwrap();
+        let rustc = Command::new("rustc")
+            .args(["--edition=2024", "--crate-type=cdylib", "-o"])
+            .args([&library, &file])
+            .output();
+        let Ok(output) = rustc else { return println!("skipped: there is no rustc to make libraries with") };
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        let paths = Paths { onnxruntime: Some(library.clone()), ..Default::default() };
+        let error = find(&["onnxruntime".to_owned()], &paths).unwrap_err();
+        assert_eq!(error, format!("{}: {reason}", library.display()));
+    }
+    std::fs::remove_dir_all(&folder).unwrap();
+}
+
+/// Without the feature its engines are there and say how to get them.
+#[cfg(not(feature = "peers"))]
+#[test]
+fn engines_of_the_feature_say_how_to_get_them() {
+    let pool = Pool::new(1).unwrap();
+    let layer = Layer::of_spec("c4 h5 w5 o4 k3".parse().unwrap());
+    let tensors = tensors(&layer.spec, Kind::Real, 7);
+    let (output, workspace) = (RefCell::new(tensors.previous.clone()), RefCell::new(Workspace::default()));
+    let io = Io { tensors: &tensors, output: &output, workspace: &workspace };
+    for name in ["rten", "tract", "candle"] {
+        let peer = peer(name);
+        let refusal = peer.prepare(&layer.spec, io, &pool).err().unwrap();
+        assert_eq!(refusal.status, Status::Unavailable);
+        assert!(refusal.reason.contains("without the feature `peers`"), "{}", refusal.reason);
+        assert!(refusal.reason.contains("--features peers"), "{}", refusal.reason);
+    }
+}
