@@ -16,6 +16,7 @@ mod api;
 use std::borrow::Cow;
 use std::cell::RefCell;
 use std::collections::HashMap;
+use std::fmt;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -95,19 +96,18 @@ impl OnnxRuntime {
         OnnxRuntime { library, choices: RefCell::default() }
     }
 
-    /// What is fastest for a convolution: each is tried.
-    fn choice(&self, task: &Task<'_>, pool: &Pool) -> Result<Choice, String> {
+    /// What is fastest for a convolution: both are tried, unless they are the same.
+    fn choice(&self, task: &Task<'_>, pool: &Pool) -> Result<Choice, Refusal> {
         let key = (task.spec, pool.threads());
         if let Some(&choice) = self.choices.borrow().get(&key) {
             return Ok(choice);
         }
-        let choice = if blocks_channels(&self.library, &task.model)? {
-            let mut blocked = task.session(&self.library, BLOCKED, Cow::Borrowed(&task.input), pool)?.0;
-            let mut plain = task.session(&self.library, PLAIN, Cow::Borrowed(&task.input), pool)?.0;
-            if best_of_few(&mut blocked, pool)? <= best_of_few(&mut plain, pool)? { BLOCKED } else { PLAIN }
-        } else {
-            PLAIN
+        let time = |choice| {
+            let (mut session, _) = task.session(&self.library, choice, Cow::Borrowed(&task.input), pool)?;
+            best_of_few(&mut session, pool).map_err(Refusal::unsupported)
         };
+        let blocks = blocks_channels(&self.library, &task.model)?;
+        let choice = if blocks && time(BLOCKED)? <= time(PLAIN)? { BLOCKED } else { PLAIN };
         self.choices.borrow_mut().insert(key, choice);
         Ok(choice)
     }
@@ -128,24 +128,31 @@ impl Task<'_> {
         choice: Choice,
         input: Cow<'i, [f32]>,
         pool: &Pool,
-    ) -> Result<(Session<'i>, Duration), String> {
+    ) -> Result<(Session<'i>, Duration), Refusal> {
         let (x, y) = (nchw::input_shape(&self.spec), nchw::output_shape(&self.spec));
-        pool.drive_and_adopt(|| {
+        let made = pool.drive_and_adopt(|| {
             let start = Instant::now();
             let session = Session::new(library, &self.model, choice.level, pool.threads(), input, x, y)?;
             Ok((session, start.elapsed()))
-        })
+        });
+        made.map_err(|error: String| Refusal::unsupported(error))
     }
 }
 
-/// Runs in a try.
-const TRIES: u32 = 5;
+/// Tries of a session.
+const TRIES: usize = 5;
+/// Time that a try fills with runs, at least.
+const TRY: Duration = Duration::from_millis(1);
 
-/// The fastest of a few runs, after one that does not count.
+/// Time of a run in the fastest of a few tries, after a run that does not count.
 fn best_of_few(session: &mut Session<'_>, pool: &Pool) -> Result<Duration, String> {
-    time(session, 1, pool)?;
-    let times = (0..TRIES).map(|_| time(session, 1, pool));
-    times.reduce(|best, time| Ok(best?.min(time?))).unwrap_or(Ok(Duration::MAX))
+    let first = time(session, 1, pool)?;
+    let repeats = (TRY.as_nanos() / first.as_nanos().max(1)).clamp(1, 1000) as u32;
+    let mut best = Duration::MAX;
+    for _ in 0..TRIES {
+        best = best.min(time(session, repeats.into(), pool)? / repeats);
+    }
+    Ok(best)
 }
 
 fn time(session: &mut Session<'_>, repeats: u64, pool: &Pool) -> Result<Duration, String> {
@@ -168,13 +175,13 @@ const BLOCKED_DOMAIN: &str = "com.microsoft.nchwc";
 
 /// Whether the library, if it may, computes the model on blocks of channels: seen from the model that it
 /// writes when it has optimized it.
-fn blocks_channels(library: &Library, model: &[u8]) -> Result<bool, String> {
+fn blocks_channels(library: &Library, model: &[u8]) -> Result<bool, Refusal> {
     static FILES: AtomicUsize = AtomicUsize::new(0);
     let number = FILES.fetch_add(1, Ordering::Relaxed);
     let name = format!("convbench-{}-{number}.onnx", std::process::id());
     let file = Temporary(std::env::temp_dir().join(name));
-    write_optimized(library, model, BLOCKED.level, &file.0)?;
-    let named = |error: &dyn std::fmt::Display| format!("{}: {error}", file.0.display());
+    write_optimized(library, model, BLOCKED.level, &file.0).map_err(Refusal::unsupported)?;
+    let named = |error: &dyn fmt::Display| Refusal::unavailable(format!("{}: {error}", file.0.display()));
     let bytes = fs::read(&file.0).map_err(|error| named(&error))?;
     let model = Model::decode(&bytes[..]).map_err(|error| named(&error))?;
     let nodes = model.graph.map(|graph| graph.node).unwrap_or_default();
@@ -212,10 +219,8 @@ impl Engine for OnnxRuntime {
     ) -> Result<Box<dyn Prepared + 'a>, Refusal> {
         let model = onnx::convolution(spec, io.tensors);
         let task = Task { spec: *spec, model, input: nchw::input(spec, io.tensors) };
-        let choice = self.choice(&task, pool).map_err(Refusal::unsupported)?;
-        let input = task.input.clone();
-        let (session, plan) =
-            task.session(&self.library, choice, input, pool).map_err(Refusal::unsupported)?;
+        let choice = self.choice(&task, pool)?;
+        let (session, plan) = task.session(&self.library, choice, task.input.clone(), pool)?;
         let facts = Facts {
             implementation: choice.implementation.to_owned(),
             plan,
