@@ -1,23 +1,17 @@
-//! ONNX Runtime, rten, tract and candle: right on every kind of convolution, on threads that keep to their
-//! cores; and the errors where they cannot be had.
-//!
-//! `CONV_ONNXRUNTIME` names ONNX Runtime's shared library. A peer that is not there is skipped, unless
-//! `CONV_REQUIRE_PEERS` lists its name.
+//! ONNX Runtime, rten, tract and candle are right on every kind of convolution; where they cannot be had, it
+//! is said why.
 
-use std::cell::RefCell;
+mod peers_common;
+
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
 
 use harness::bench::{blank, verified};
-use harness::data::{Kind, tensors};
-use harness::engine::{Engine, Io};
-use harness::layers::Layer;
 use harness::peers::{NAMES, Paths, find};
 use harness::pinning::Pool;
 use harness::record::{Clock, Status};
-use kernels::{Layout, Workspace};
+use kernels::Layout;
+use peers_common::{Task, peer, skip};
 
 const SPECS: [&str; 15] = [
     "c16 h12 w14 o32 k3 p1",
@@ -40,42 +34,17 @@ const SPECS: [&str; 15] = [
 /// What candle's convolution has no parameters for.
 const NOT_CANDLES: [&str; 3] = [SPECS[4], SPECS[6], SPECS[14]];
 
-/// One test at a time: they look at this process's threads.
-fn alone() -> MutexGuard<'static, ()> {
-    static ALONE: Mutex<()> = Mutex::new(());
-    ALONE.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-fn peer(name: &str) -> Box<dyn Engine> {
-    let onnxruntime = std::env::var_os("CONV_ONNXRUNTIME").map(PathBuf::from);
-    let paths = Paths { onnxruntime, ..Default::default() };
-    let mut peers = find(&[name.to_owned()], &paths).unwrap();
-    assert_eq!(peers.len(), 1);
-    peers.remove(0)
-}
-
-/// Whether a peer that is not there may be skipped.
-fn skip(name: &str, reason: &str) {
-    let required = std::env::var("CONV_REQUIRE_PEERS").unwrap_or_default();
-    assert!(!required.split(',').any(|required| required == name), "{name} is required: {reason}");
-    println!("{name} is skipped: {reason}");
-}
-
 /// Compares a peer with the float64 definition; says how many convolutions it did.
 fn is_right(name: &str) -> usize {
-    let _alone = alone();
     let peer = peer(name);
     let mut done = 0;
     for threads in [1, 2] {
         let pool = Pool::new(threads).unwrap();
         for text in SPECS {
-            let layer = Layer::of_spec(text.parse().unwrap());
-            let tensors = tensors(&layer.spec, Kind::Real, 7);
-            let output = RefCell::new(tensors.previous.clone());
-            let workspace = RefCell::new(Workspace::default());
-            let io = Io { tensors: &tensors, output: &output, workspace: &workspace };
-            let mut row = blank(&layer, peer.as_ref(), &pool, Clock::Warm, None);
-            match verified(peer.as_ref(), &layer, io, &pool, &mut row) {
+            let task = Task::new(text);
+            let Task { layer, output, .. } = &task;
+            let mut row = blank(layer, peer.as_ref(), &pool, Clock::Warm, None);
+            match verified(peer.as_ref(), layer, task.io(), &pool, &mut row) {
                 Err(refusal) if refusal.status == Status::Unavailable => {
                     skip(name, &refusal.reason);
                     return 0;
@@ -126,87 +95,6 @@ fn candle_is_right() {
 /// Convolutions that an engine of the feature does: none without the feature.
 fn built_in(convolutions: usize) -> usize {
     if cfg!(feature = "peers") { convolutions } else { 0 }
-}
-
-/// Threads of this process: their numbers and what is known of them.
-#[cfg(target_os = "linux")]
-mod threads {
-    use std::collections::BTreeSet;
-    use std::fs;
-
-    pub(crate) fn all() -> BTreeSet<u32> {
-        let entries = fs::read_dir("/proc/self/task").unwrap();
-        entries.filter_map(|entry| entry.unwrap().file_name().to_str()?.parse().ok()).collect()
-    }
-
-    /// The cores it may run on, e.g. `1` or `0-1`.
-    pub(crate) fn cores(thread: u32) -> String {
-        let status = fs::read_to_string(format!("/proc/self/task/{thread}/status")).unwrap();
-        let line = status.lines().find_map(|line| line.strip_prefix("Cpus_allowed_list:"));
-        line.unwrap().trim().to_owned()
-    }
-
-    /// Time it has run, in hundredths of a second.
-    pub(crate) fn ticks(thread: u32) -> u64 {
-        let stat = fs::read_to_string(format!("/proc/self/task/{thread}/stat")).unwrap();
-        let fields: Vec<&str> = stat.rsplit(')').next().unwrap().split_whitespace().collect();
-        fields[11].parse::<u64>().unwrap() + fields[12].parse::<u64>().unwrap()
-    }
-}
-
-/// With two threads a peer computes on two cores, and on none when its turn is over.
-#[cfg(target_os = "linux")]
-fn keeps_to_its_cores(name: &str) {
-    let _alone = alone();
-    let pool = Pool::new(2).unwrap();
-    if harness::pinning::cores() < 2 || !pool.is_pinned() {
-        println!("{name} is skipped: there are no two cores to keep threads on");
-        return;
-    }
-    let peer = peer(name);
-    let layer = Layer::of_spec("c64 h56 w56 o64 k3 p1".parse().unwrap());
-    let tensors = tensors(&layer.spec, Kind::Real, 7);
-    let output = RefCell::new(tensors.previous.clone());
-    let workspace = RefCell::new(Workspace::default());
-    let io = Io { tensors: &tensors, output: &output, workspace: &workspace };
-    let before = threads::all();
-    let mut prepared = match peer.prepare(&layer.spec, io, &pool) {
-        Ok(prepared) => prepared,
-        Err(refusal) => return skip(name, &refusal.reason),
-    };
-    prepared.time(1).unwrap();
-    let own: Vec<u32> = threads::all().difference(&before).copied().collect();
-    let driver = pool.drive(core_of_this);
-    let cores: Vec<String> = own.iter().map(|&thread| threads::cores(thread)).collect();
-    assert!(cores.iter().all(|core| core.parse::<usize>().is_ok()), "{name}: {cores:?}");
-    assert!(own.is_empty() == (name == "candle"), "{name}: {own:?}");
-    assert!(own.is_empty() || cores.iter().any(|core| *core != driver), "{name}: {cores:?}, driver {driver}");
-    let others: Vec<u32> = own.into_iter().filter(|&thread| threads::cores(thread) != driver).collect();
-    let ticks = |threads: &[u32]| threads.iter().map(|&thread| threads::ticks(thread)).sum::<u64>();
-    let start = ticks(&others);
-    let one = prepared.time(1).unwrap();
-    let repeats = Duration::from_millis(400).as_nanos() / one.as_nanos().max(1) + 1;
-    prepared.time(repeats as u64).unwrap();
-    let worked = ticks(&others);
-    std::thread::sleep(Duration::from_millis(200));
-    let idle = ticks(&others) - worked;
-    assert!(others.is_empty() || worked - start >= 5, "{name}: its second thread does not work");
-    assert!(idle <= 1, "{name}: threads wait busily for {idle} hundredths of a second");
-}
-
-#[cfg(target_os = "linux")]
-fn core_of_this() -> String {
-    let status = std::fs::read_to_string("/proc/thread-self/status").unwrap();
-    let line = status.lines().find_map(|line| line.strip_prefix("Cpus_allowed_list:"));
-    line.unwrap().trim().to_owned()
-}
-
-#[cfg(target_os = "linux")]
-#[test]
-fn threads_keep_to_their_cores() {
-    for name in ["onnxruntime", "rten", "tract", "candle"] {
-        keeps_to_its_cores(name);
-    }
 }
 
 #[test]
@@ -302,13 +190,10 @@ fn an_old_library_is_refused() {
 #[test]
 fn engines_of_the_feature_say_how_to_get_them() {
     let pool = Pool::new(1).unwrap();
-    let layer = Layer::of_spec("c4 h5 w5 o4 k3".parse().unwrap());
-    let tensors = tensors(&layer.spec, Kind::Real, 7);
-    let (output, workspace) = (RefCell::new(tensors.previous.clone()), RefCell::new(Workspace::default()));
-    let io = Io { tensors: &tensors, output: &output, workspace: &workspace };
+    let task = Task::new("c4 h5 w5 o4 k3");
     for name in ["rten", "tract", "candle"] {
         let peer = peer(name);
-        let refusal = peer.prepare(&layer.spec, io, &pool).err().unwrap();
+        let refusal = peer.prepare(&task.layer.spec, task.io(), &pool).err().unwrap();
         assert_eq!(refusal.status, Status::Unavailable);
         assert!(refusal.reason.contains("without the feature `peers`"), "{}", refusal.reason);
         assert!(refusal.reason.contains("--features peers"), "{}", refusal.reason);
