@@ -76,6 +76,8 @@ fn core_of_this() -> String {
 
 #[test]
 fn threads_keep_to_their_cores() {
+    // SAFETY: this is the only test of the process, and nothing has been started yet.
+    unsafe { std::env::set_var("CANDLE_NUM_THREADS", "1") };
     for name in ["onnxruntime", "rten", "tract", "candle"] {
         keeps_to_its_cores(name);
     }

@@ -1,7 +1,8 @@
 //! candle: im2col in tiles and matrix products; the bias is a sum of its own, which is part of the run.
 //!
-//! It has no threads of its own: it uses the pool that it is called in, and cuts a large matrix product into
-//! as many parts as the machine has cores (or `RAYON_NUM_THREADS` says), however many threads that pool has.
+//! Convolutions use the pool that they are called in. The sum does not: it has threads of candle's own, one
+//! for each core or as many as [`THREADS`] says when candle first asks. They cannot be held to a row's number
+//! afterwards, so `convbench` sets that to one for the whole program, where nothing else is set.
 
 use std::time::{Duration, Instant};
 
@@ -20,6 +21,21 @@ struct Candle<'a> {
     parameters: Parameters,
     last: Option<Tensor>,
     pool: &'a Pool,
+}
+
+/// The environment variable that says how many threads candle sums on.
+const THREADS: &str = "CANDLE_NUM_THREADS";
+
+/// Refuses when sums would take more threads than a row is allowed.
+fn check_threads(allowed: usize) -> Result<(), Refusal> {
+    let set = std::env::var(THREADS).ok().and_then(|text| text.parse().ok()).filter(|&threads| threads > 0);
+    let threads: usize = set.unwrap_or_else(candle_core::utils::get_num_threads);
+    if threads > allowed {
+        let reason =
+            format!("candle adds the bias on {threads} threads, but {allowed} are allowed; set {THREADS}");
+        return Err(Refusal::unsupported(reason));
+    }
+    Ok(())
 }
 
 /// What candle has one number of for both axes.
@@ -47,6 +63,7 @@ fn parameters(spec: &ConvSpec) -> Result<Parameters, Refusal> {
 }
 
 pub(super) fn make<'a>(spec: &ConvSpec, tensors: &'a Tensors, pool: &'a Pool) -> Result<Made<'a>, Refusal> {
+    check_threads(pool.threads())?;
     let parameters = parameters(spec)?;
     let failed = |error: candle_core::Error| Refusal::unsupported(one_line(&error));
     let tensor =
