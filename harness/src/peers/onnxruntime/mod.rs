@@ -102,12 +102,14 @@ impl OnnxRuntime {
         if let Some(&choice) = self.choices.borrow().get(&key) {
             return Ok(choice);
         }
-        let time = |choice| {
-            let (mut session, _) = task.session(&self.library, choice, Cow::Borrowed(&task.input), pool)?;
-            best_of_few(&mut session, pool).map_err(Refusal::unsupported)
+        let session = |choice| task.session(&self.library, choice, Cow::Borrowed(&task.input), pool);
+        let choice = if blocks_channels(&self.library, &task.model)? {
+            let (mut blocked, mut plain) = (session(BLOCKED)?.0, session(PLAIN)?.0);
+            let first = first_is_faster([&mut blocked, &mut plain], pool).map_err(Refusal::unsupported)?;
+            if first { BLOCKED } else { PLAIN }
+        } else {
+            PLAIN
         };
-        let blocks = blocks_channels(&self.library, &task.model)?;
-        let choice = if blocks && time(BLOCKED)? <= time(PLAIN)? { BLOCKED } else { PLAIN };
         self.choices.borrow_mut().insert(key, choice);
         Ok(choice)
     }
@@ -144,17 +146,26 @@ const TRIES: usize = 5;
 /// Time that a try fills with runs, at least.
 const TRY: Duration = Duration::from_millis(1);
 
-/// Time of a run in the fastest of a few tries, after a run that does not count.
-fn best_of_few(session: &mut Session<'_>, pool: &Pool) -> Result<Duration, String> {
-    let first = time(session, 1, pool)?;
-    let repeats = (TRY.as_nanos() / first.as_nanos().max(1)).clamp(1, 1000) as u32;
-    let mut best = Duration::MAX;
-    for _ in 0..TRIES {
-        best = best.min(time(session, repeats.into(), pool)? / repeats);
+/// Whether the first of two sessions is no slower than the second, by the fastest of a few tries that they
+/// take in turns.
+fn first_is_faster(mut sessions: [&mut Session<'_>; 2], pool: &Pool) -> Result<bool, String> {
+    let mut best = [Duration::MAX; 2];
+    let mut repeats = [1; 2];
+    // The first round counts for nothing but the number of runs in a try.
+    for round in 0..=TRIES {
+        for (index, session) in sessions.iter_mut().enumerate() {
+            let one = time(session, repeats[index].into(), pool)? / repeats[index];
+            if round == 0 {
+                repeats[index] = (TRY.as_nanos() / one.as_nanos().max(1)).clamp(1, 1000) as u32;
+            } else {
+                best[index] = best[index].min(one);
+            }
+        }
     }
-    Ok(best)
+    Ok(best[0] <= best[1])
 }
 
+/// Runs a session so many times; how long that took.
 fn time(session: &mut Session<'_>, repeats: u64, pool: &Pool) -> Result<Duration, String> {
     let time = pool.drive(|| {
         let start = Instant::now();
