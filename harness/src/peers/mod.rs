@@ -1,6 +1,11 @@
 //! Other libraries' convolutions, to be measured beside ours.
 
+#[cfg(feature = "peers")]
+mod built_in;
+mod missing;
+mod nchw;
 mod onednn;
+mod onnxruntime;
 
 use std::path::PathBuf;
 
@@ -15,24 +20,60 @@ pub struct Paths {
     pub onnxruntime: Option<PathBuf>,
 }
 
+/// A name and what makes its peers.
+type Row = (&'static str, fn(&Paths) -> Result<Vec<Box<dyn Engine>>, String>);
+
+/// Every peer.
+const PEERS: &[Row] = &[
+    ("onednn", |paths| onednn::find(&paths.onednn)),
+    ("onnxruntime", onnxruntime::find),
+    ("rten", |_| Ok(vec![built_in("rten")])),
+    ("tract", |_| Ok(vec![built_in("tract")])),
+    ("candle", |_| Ok(vec![built_in("candle")])),
+];
+
 /// Names that [`find`] knows.
-pub const NAMES: &[&str] = &[onednn::NAME];
+pub const NAMES: &[&str] = &{
+    let mut names = [""; PEERS.len()];
+    let mut row = 0;
+    while row < PEERS.len() {
+        names[row] = PEERS[row].0;
+        row += 1;
+    }
+    names
+};
 
 /// The peers of some names; `all` is every one. A peer that cannot be had here is an engine too: it
 /// refuses every convolution with the reason.
 ///
 /// # Errors
-/// A name that is not known; a library that was given by its file and cannot be used.
+/// A name that is not known; a path that was given and holds no such library.
 pub fn find(names: &[String], paths: &Paths) -> Result<Vec<Box<dyn Engine>>, String> {
     for name in names {
         if name != "all" && !NAMES.contains(&name.as_str()) {
             return Err(format!("`{name}` is no peer; known are all, {}", NAMES.join(", ")));
         }
     }
-    let wanted = |name: &str| names.iter().any(|asked| asked == name || asked == "all");
-    let mut engines = Vec::new();
-    if wanted(onednn::NAME) {
-        engines.extend(onednn::find(&paths.onednn)?);
+    let mut peers = Vec::new();
+    for (name, make) in PEERS {
+        if names.iter().any(|wanted| wanted == "all" || wanted == name) {
+            peers.extend(make(paths)?);
+        }
     }
-    Ok(engines)
+    Ok(peers)
+}
+
+/// A peer that is compiled into this program.
+#[cfg(feature = "peers")]
+fn built_in(name: &'static str) -> Box<dyn Engine> {
+    let reason = || "it is not among the engines of the feature `peers`".to_owned();
+    built_in::engine(name).unwrap_or_else(|| Box::new(missing::Missing { name, reason: reason() }))
+}
+
+/// A peer that would be compiled into this program.
+#[cfg(not(feature = "peers"))]
+fn built_in(name: &'static str) -> Box<dyn Engine> {
+    let reason = "this convbench was built without the feature `peers` (cargo run --release --features peers \
+                  --bin convbench)";
+    Box::new(missing::Missing { name, reason: reason.to_owned() })
 }

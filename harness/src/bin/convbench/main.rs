@@ -48,6 +48,8 @@ fn refused(error: impl ToString) -> Stop {
 type Outcome = Result<(), Stop>;
 
 fn main() -> ExitCode {
+    #[cfg(feature = "peers")]
+    hold_candle();
     let mut out = io::stdout().lock();
     let outcome = match Cli::try_parse() {
         Ok(cli) => dispatch(cli.command, &mut out),
@@ -68,6 +70,16 @@ fn main() -> ExitCode {
     // Nobody may be reading stderr either.
     let _ = writeln!(io::stderr(), "convbench: {}", message.replace('\n', " "));
     ExitCode::from(code)
+}
+
+/// Keeps candle from bringing threads of its own, whose number it takes from the environment.
+#[cfg(feature = "peers")]
+fn hold_candle() {
+    const THREADS: &str = "CANDLE_NUM_THREADS";
+    if std::env::var_os(THREADS).is_none() {
+        // SAFETY: the program has only just begun: there is no other thread that could read the environment.
+        unsafe { std::env::set_var(THREADS, "1") };
+    }
 }
 
 fn dispatch(command: Command, out: &mut dyn Write) -> Outcome {
