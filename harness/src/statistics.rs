@@ -81,7 +81,7 @@ const RESAMPLINGS: usize = 400;
 /// because on a shared machine neighbours are alike. It always holds the median itself.
 fn interval(samples: &[f64], median: f64) -> (f64, f64) {
     let n = samples.len();
-    let block = (n as f64).cbrt().ceil() as usize;
+    let block = (n as f64).sqrt().ceil() as usize;
     let mut rng = ChaCha8Rng::seed_from_u64(n as u64);
     let mut drawn = Vec::with_capacity(n + block);
     let mut medians: Vec<f64> = (0..RESAMPLINGS)
