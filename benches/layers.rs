@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use criterion::measurement::{Measurement, ValueFormatter, WallTime};
 use criterion::{Criterion, Throughput};
-use harness::bench::{BASELINE, Observer, Request, blank, usual, verified};
+use harness::bench::{BASELINE, Observer, Request, blank, sampling, usual, verified};
 use harness::data::{Kind, tensors};
 use harness::engine::{Engine, Io, Ours};
 use harness::file::write_whole;
@@ -97,7 +97,7 @@ fn criterion_runs(criterion: &mut Criterion<Gflops>, layers: &[Layer], pools: &[
                     // Not before the filter has let it through.
                     if prepared.is_none() && failure.is_none() {
                         let mut row = blank(layer, kernel, pool, Clock::Warm, None);
-                        match verified(kernel, layer, io, pool, &mut row) {
+                        match verified(kernel, layer, io, pool, sampling(layer), &mut row) {
                             Ok(right) => prepared = Some(right),
                             Err(refusal) => failure = Some(refusal.reason),
                         }

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use harness::bench::{blank, verified};
+use harness::bench::{blank, sampling, verified};
 use harness::data::{self, Kind, Tensors};
 use harness::engine::{Engine, Io, Refusal};
 use harness::layers::Layer;
@@ -70,7 +70,7 @@ fn row(engine: &dyn Engine, spec: &str, pool: &Pool) -> (Record, Result<(), Refu
     let layer = Layer::of_spec(spec.parse().unwrap());
     let buffers = Buffers::new(&layer.spec);
     let mut row = blank(&layer, engine, pool, Clock::Warm, None);
-    let outcome = verified(engine, &layer, buffers.io(), pool, &mut row).map(drop);
+    let outcome = verified(engine, &layer, buffers.io(), pool, sampling(&layer), &mut row).map(drop);
     (row, outcome)
 }
 

@@ -6,7 +6,7 @@ mod peers_common;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use harness::bench::{blank, verified};
+use harness::bench::{blank, sampling, verified};
 use harness::peers::{NAMES, Paths, find};
 use harness::pinning::Pool;
 use harness::record::{Clock, Status};
@@ -44,7 +44,7 @@ fn is_right(name: &str) -> usize {
             let task = Task::new(text);
             let Task { layer, output, .. } = &task;
             let mut row = blank(layer, peer.as_ref(), &pool, Clock::Warm, None);
-            match verified(peer.as_ref(), layer, task.io(), &pool, &mut row) {
+            match verified(peer.as_ref(), layer, task.io(), &pool, sampling(layer), &mut row) {
                 Err(refusal) if refusal.status == Status::Unavailable => {
                     skip(name, &refusal.reason);
                     return 0;

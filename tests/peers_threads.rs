@@ -74,10 +74,30 @@ fn core_of_this() -> String {
     line.unwrap().trim().to_owned()
 }
 
+/// A thread that a library starts on the driver is moved off the driver's core.
+fn adopted_threads_get_cores_of_their_own() {
+    let pool = Pool::new(2).unwrap();
+    if harness::pinning::cores() < 2 || !pool.is_pinned() {
+        return;
+    }
+    let (send, receive) = std::sync::mpsc::channel::<()>();
+    let (answer, answers) = std::sync::mpsc::channel();
+    let thread = pool.drive_and_adopt(move || {
+        std::thread::spawn(move || {
+            let _ = receive.recv();
+            let _ = answer.send(core_of_this());
+        })
+    });
+    send.send(()).unwrap();
+    assert_ne!(answers.recv().unwrap(), pool.drive(core_of_this));
+    thread.join().unwrap();
+}
+
 #[test]
 fn threads_keep_to_their_cores() {
     // SAFETY: this is the only test of the process, and nothing has been started yet.
     unsafe { std::env::set_var("CANDLE_NUM_THREADS", "1") };
+    adopted_threads_get_cores_of_their_own();
     for name in ["onnxruntime", "rten", "tract", "candle"] {
         keeps_to_its_cores(name);
     }

@@ -165,7 +165,9 @@ fn layer_rows(
         }
         let mut all = vec![first];
         for set in 1..sets {
-            all.push(Engine::prepare(engine, &layer.spec, io(set), pool)?);
+            // Each is verified, at fewer places than the first.
+            let mut row = blank(layer, engine, pool, clock, None);
+            all.push(verified(engine, layer, io(set), pool, Sampling::Points(FEW_POINTS), &mut row)?);
         }
         Ok(Rotation::cold(all, Ballast { memory: &memory, each: ballast / 4, pool, isa }))
     };
@@ -174,10 +176,11 @@ fn layer_rows(
         if !observer.carry_on() {
             return None;
         }
-        let prepared = verified(engine(row), layer, io(0), pool, &mut rows[row]).and_then(|first| {
-            let own_flops = first.facts().own_flops;
-            Ok(Contender { row, rotation: rotation(engine(row), first)?, own_flops })
-        });
+        let prepared =
+            verified(engine(row), layer, io(0), pool, sampling(layer), &mut rows[row]).and_then(|first| {
+                let own_flops = first.facts().own_flops;
+                Ok(Contender { row, rotation: rotation(engine(row), first)?, own_flops })
+            });
         match prepared {
             Ok(contender) => contenders.push(contender),
             Err(refusal) => rows[row].refuse(refusal),
@@ -187,12 +190,13 @@ fn layer_rows(
     if let Some(Contender { row: first, own_flops, .. }) = contenders.first() {
         let (first, own_flops) = (*first, *own_flops);
         let mut again = Record { role: Role::Aa, ..rows[first].clone() };
-        if let Ok(prepared) = verified(engine(first), layer, io(0), pool, &mut again)
-            && let Ok(rotation) = rotation(engine(first), prepared)
+        match verified(engine(first), layer, io(0), pool, sampling(layer), &mut again)
+            .and_then(|prepared| rotation(engine(first), prepared))
         {
-            contenders.push(Contender { row: rows.len(), rotation, own_flops });
-            rows.push(again);
+            Ok(rotation) => contenders.push(Contender { row: rows.len(), rotation, own_flops }),
+            Err(refusal) => again.refuse(refusal),
         }
+        rows.push(again);
     }
     let roofs = if request.roofs { roofs_for(layer, clock, caches, &rows, pool) } else { Vec::new() };
     // What ran, before the rows are written to.
@@ -285,12 +289,11 @@ fn roofs_for(
             roofs.push((RoofOf::Peak(isa), Box::new(peak)));
         }
     }
-    // Threads share a layer's bytes.
-    let bytes = layer.spec.min_bytes() / pool.threads() as u64;
-    let Level { name, buffer, .. } = match clock {
-        Clock::Warm => level_of(bytes, caches),
-        Clock::Cold => level_of(u64::MAX, caches),
+    let bytes = match clock {
+        Clock::Warm => layer.spec.min_bytes(),
+        Clock::Cold => u64::MAX,
     };
+    let Level { name, buffer, .. } = level_of(bytes, caches, pool.threads());
     for traffic in [Traffic::Read, Traffic::Copy] {
         let best = isas.last().copied();
         if let Some(Ok(stream)) = best.map(|isa| Stream::new(isa, traffic, buffer, pool)) {
@@ -396,6 +399,7 @@ pub fn verified<'a>(
     layer: &Layer,
     io: Io<'a>,
     pool: &'a Pool,
+    sampling: Sampling,
     row: &mut Record,
 ) -> Result<Box<dyn Prepared + 'a>, Refusal> {
     let mut prepared = engine.prepare(&layer.spec, io, pool)?;
@@ -411,7 +415,6 @@ pub fn verified<'a>(
     row.first_ns = Some(prepared.time(1).map_err(failed)?.as_nanos() as f64);
     let mut output = io.output.borrow_mut();
     prepared.store(&mut output).map_err(failed)?;
-    let sampling = if layer.spec.macs() <= MOST_WHOLE_MACS { Sampling::All } else { Sampling::Points(100) };
     let options = PlanOptions::default();
     let verdict =
         verdict(&layer.spec, error_model, io.tensors, true, &options, &output, sampling, Exactness::Bound);
@@ -429,6 +432,15 @@ pub fn verified<'a>(
 
 /// Convolutions that are compared with the oracle whole.
 const MOST_WHOLE_MACS: u64 = 2_000_000;
+/// Places of a large one that are compared.
+const POINTS: usize = 100;
+/// Places that are compared of another set of the same buffers.
+const FEW_POINTS: usize = 16;
+
+/// How much of a layer's output is compared with the oracle.
+pub fn sampling(layer: &Layer) -> Sampling {
+    if layer.spec.macs() <= MOST_WHOLE_MACS { Sampling::All } else { Sampling::Points(POINTS) }
+}
 
 fn measure_of(model: ErrorModel) -> &'static str {
     match model {
@@ -461,7 +473,7 @@ mod tests {
             peers: Vec::new(),
             threads: vec![1],
             clocks: vec![Clock::Warm],
-            time: Duration::from_millis(5),
+            time: Duration::from_millis(10),
             roofs: true,
             baseline: "naive".to_owned(),
             run: Arc::new(Run::new("test".to_owned())),
@@ -476,7 +488,8 @@ mod tests {
         for row in [&rows[0], &rows[1], &rows[3]] {
             assert_eq!((row.status, row.count, row.threads), (Status::Ok, 2, 1), "{row:?}");
             assert!(row.median_ns.unwrap() > 0.0 && row.peak_fraction.unwrap() > 0.0);
-            assert!(row.ci_low_ns <= row.median_ns && row.median_ns <= row.ci_high_ns);
+            let (low, high) = (row.ci_low_ns.unwrap(), row.ci_high_ns.unwrap());
+            assert!(low <= row.median_ns.unwrap() && row.median_ns.unwrap() <= high);
             assert!(row.max_error.unwrap() <= row.error_bound.unwrap());
         }
         assert!(rows[1].ratio.unwrap() > 1.0 && rows[1].first_ns.unwrap() > 0.0, "{:?}", rows[1]);

@@ -77,13 +77,12 @@ pub fn unlike_machines(base: &[Record], new: &[Record]) -> Option<String> {
 
 /// Pairs the rows of two runs.
 pub fn compare<'a>(base: &'a [Record], new: &'a [Record], measure: Measure) -> Comparison<'a> {
-    let main = |row: &&Record| row.role == Role::Main;
-    let pairs: Vec<(&Record, &Record)> = base
-        .iter()
-        .filter(main)
-        .filter_map(|base| Some((base, new.iter().filter(main).find(|new| same_row(base, new))?)))
-        .collect();
-    let unpaired = base.iter().chain(new).filter(main).count() - 2 * pairs.len();
+    let (base_rows, new_rows) = (unique(base), unique(new));
+    let partner = |row: &Record, rows: &[&'a Record]| rows.iter().copied().find(|other| same_row(row, other));
+    let pairs: Vec<(&Record, &Record)> =
+        base_rows.iter().filter_map(|base| Some((*base, partner(base, &new_rows)?))).collect();
+    let unpaired = base_rows.len() - pairs.len()
+        + new_rows.iter().filter(|new| partner(new, &base_rows).is_none()).count();
     let noise = noise::largest_floor(base).max(noise::largest_floor(new));
     let machine = geometric_mean(
         pairs
@@ -98,8 +97,8 @@ pub fn compare<'a>(base: &'a [Record], new: &'a [Record], measure: Measure) -> C
             let speed = speed(base, new, measure);
             let verdict = match speed {
                 _ if new.status != Status::Ok => Verdict::Lost,
-                Some([_, low, _]) if low > 1.0 + noise => Verdict::Faster,
-                Some([_, _, high]) if high < 1.0 - noise => Verdict::Slower,
+                Some([_, low, _]) if low > 1.0 && !noise::is_tie(low, 1.0, noise) => Verdict::Faster,
+                Some([_, _, high]) if high < 1.0 && !noise::is_tie(high, 1.0, noise) => Verdict::Slower,
                 _ => Verdict::Tie,
             };
             Change { base, new, speed, verdict }
@@ -109,9 +108,22 @@ pub fn compare<'a>(base: &'a [Record], new: &'a [Record], measure: Measure) -> C
     Comparison { changes, unpaired, noise, mean, machine }
 }
 
+/// The rows of kernels; where one occurs several times, the last.
+fn unique(rows: &[Record]) -> Vec<&Record> {
+    let mut all: Vec<&Record> = Vec::new();
+    for row in rows.iter().filter(|row| row.role == Role::Main) {
+        match all.iter_mut().find(|other| same_row(other, row)) {
+            Some(other) => *other = row,
+            None => all.push(row),
+        }
+    }
+    all
+}
+
 fn same_row(a: &Record, b: &Record) -> bool {
     let key = |row: &Record| (row.threads, row.clock);
-    (&a.layer, &a.spec, &a.requested, key(a)) == (&b.layer, &b.spec, &b.requested, key(b))
+    let names = |row: &Record| [&row.network, &row.layer, &row.spec, &row.requested].map(String::clone);
+    key(a) == key(b) && names(a) == names(b)
 }
 
 /// Speed of `new` over `base`, and its interval: both ends are as far as both rows' own intervals allow.
@@ -173,11 +185,29 @@ mod tests {
         assert_eq!(compare(&base, &new, Measure::Time).regressions(1.0), 1);
     }
 
+    /// Of a row that occurs twice the last counts, and nothing is counted below zero.
+    #[test]
+    fn rows_may_occur_twice() {
+        let base = [timed("a", 100.0, 0.0), timed("a", 200.0, 0.0), timed("b", 1.0, 0.0)];
+        let comparison = compare(&base, &base[..1], Measure::Time);
+        assert_eq!((comparison.changes.len(), comparison.unpaired), (1, 1));
+        assert_eq!(comparison.changes[0].base.median_ns, Some(200.0));
+    }
+
+    /// Too few samples for an interval say nothing for certain.
+    #[test]
+    fn without_intervals_nothing_is_certain() {
+        let bare = |ns: f64| Record { ci_low_ns: None, ci_high_ns: None, ..timed("a", ns, 0.0) };
+        let (base, new) = ([bare(100.0)], [bare(500.0)]);
+        let comparison = compare(&base, &new, Measure::Time);
+        assert_eq!((comparison.changes[0].verdict, comparison.changes[0].speed), (Verdict::Tie, None));
+    }
+
     #[test]
     fn noise_makes_ties() {
         let base = [timed("a", 100.0, 0.001)];
         let mut again = Record { role: Role::Aa, ..timed("a", 90.0, 0.001) };
-        again.set_ratio("a", Ratio { ratio: 1.11, low: 1.1, high: 1.12 });
+        again.set_ratio("a", Ratio { ratio: 1.11, interval: Some((1.1, 1.12)) });
         let new = [timed("a", 105.0, 0.001), again];
         let comparison = compare(&base, &new, Measure::Time);
         assert_eq!(comparison.changes[0].verdict, Verdict::Tie);
@@ -188,7 +218,7 @@ mod tests {
     fn relative_speeds_cancel_a_slower_machine() {
         let relative = |ns: f64| {
             let mut row = timed("a", ns, 0.0);
-            row.set_ratio("gemm", Ratio { ratio: 2.0, low: 1.99, high: 2.01 });
+            row.set_ratio("gemm", Ratio { ratio: 2.0, interval: Some((1.99, 2.01)) });
             row
         };
         let (base, new) = ([relative(100.0)], [relative(150.0)]);

@@ -64,7 +64,7 @@ pub struct Stream {
 }
 
 impl Stream {
-    /// Over buffers of so many bytes.
+    /// Over buffers of so many bytes, one for each thread.
     ///
     /// # Errors
     /// When the instruction set is not available.
@@ -126,33 +126,36 @@ pub fn peak_gflops(isa: Isa, pool: &Pool, time: Duration) -> Result<f64, Unavail
 pub struct Level {
     /// `L1`, `L2`, `L3` or `memory`.
     pub name: &'static str,
-    /// Bytes of a buffer that is certain to lie there, one thread's.
+    /// Bytes of a buffer that is certain to lie there, each thread's.
     pub buffer: usize,
-    /// Bytes that fit.
+    /// Bytes that fit, of all threads together.
     pub holds: usize,
 }
 
-/// The levels that buffers of ours can be told to lie in.
-pub fn levels(caches: CacheSizes) -> Vec<Level> {
+/// The levels that buffers of so many threads can be told to lie in: the first two are each core's own, the
+/// others are shared.
+pub fn levels(caches: CacheSizes, threads: usize) -> Vec<Level> {
     let CacheSizes { l1d, l2, l3 } = caches;
+    let threads = threads.max(1);
     let mut levels = vec![
-        Level { name: "L1", buffer: l1d / 2, holds: l1d },
-        Level { name: "L2", buffer: l2 / 2, holds: l2 },
+        Level { name: "L1", buffer: l1d / 2, holds: l1d.saturating_mul(threads) },
+        Level { name: "L2", buffer: l2 / 2, holds: l2.saturating_mul(threads) },
     ];
     if l3 > 4 * l2 {
-        levels.push(Level { name: "L3", buffer: (l3 / 4).clamp(4 * l2, 32 << 20), holds: l3 });
+        let share = (l3 / 4).min(32 << 20) / threads;
+        levels.push(Level { name: "L3", buffer: share.max(l2), holds: l3 });
     }
     // A share of a level-3 cache so large that no buffer of ours leaves it is no measure of memory.
     let memory = l3.saturating_mul(4).clamp(64 << 20, 256 << 20);
     if l3 < memory / 2 {
-        levels.push(Level { name: "memory", buffer: memory, holds: usize::MAX });
+        levels.push(Level { name: "memory", buffer: (memory / threads).max(1 << 20), holds: usize::MAX });
     }
     levels
 }
 
-/// The level in which so many bytes lie; the last where no level holds them.
-pub fn level_of(bytes: u64, caches: CacheSizes) -> Level {
-    let levels = levels(caches);
+/// The level in which so many bytes lie that threads share out; the last where no level holds them.
+pub fn level_of(bytes: u64, caches: CacheSizes, threads: usize) -> Level {
+    let levels = levels(caches, threads);
     let fits = levels.iter().find(|level| bytes <= level.holds as u64);
     fits.or(levels.last()).copied().unwrap_or(Level { name: "L1", buffer: 1 << 14, holds: 1 << 14 })
 }
@@ -190,7 +193,7 @@ pub fn bandwidths(isa: Isa, caches: CacheSizes, pool: &Pool) -> Result<Vec<Bandw
             copy: rate(Traffic::Copy)?,
         })
     };
-    levels(caches).into_iter().map(of).collect()
+    levels(caches, pool.threads()).into_iter().map(of).collect()
 }
 
 #[cfg(test)]
@@ -224,9 +227,12 @@ mod tests {
     #[test]
     fn bytes_lie_in_the_level_that_holds_them() {
         let caches = CacheSizes { l1d: 32 << 10, l2: 1 << 20, l3: 32 << 20 };
-        let name = |bytes| level_of(bytes, caches).name;
+        let name = |bytes| level_of(bytes, caches, 1).name;
         assert_eq!([name(1), name(33 << 10), name(2 << 20), name(33 << 20)], ["L1", "L2", "L3", "memory"]);
         let large = CacheSizes { l3: 260 << 20, ..caches };
-        assert_eq!(level_of(1 << 40, large).name, "L3");
+        assert_eq!(level_of(1 << 40, large, 1).name, "L3");
+        // Two cores have twice the own caches and one shared.
+        let two = |bytes| level_of(bytes, caches, 2).name;
+        assert_eq!([two(33 << 10), two(2 << 20), two(33 << 20)], ["L1", "L2", "memory"]);
     }
 }

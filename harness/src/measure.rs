@@ -51,6 +51,9 @@ const FEWEST: usize = 3;
 /// Samples of a subject at most.
 const MOST: usize = 1000;
 
+/// A warm-up takes no longer, unless a single run does.
+const LONGEST_WARM_UP: Duration = Duration::from_millis(100);
+
 /// How long a sample repeats its subject, at least.
 pub fn sample_time(time: Duration) -> Duration {
     Duration::from_millis(4).min(time / 20)
@@ -122,7 +125,8 @@ pub fn in_turns(
     samples
 }
 
-/// Runs a subject until two samples in a row agree, or for a fifth of its time, and finds its pace.
+/// Runs a subject until two samples in a row agree, or for a fifth of its time but no longer than 100 ms, and finds
+/// its pace.
 fn warm_up(subject: &mut Subject<'_>) -> Result<Paced, String> {
     let sample = sample_time(subject.time);
     let mut repeats = 1u64;
@@ -133,7 +137,9 @@ fn warm_up(subject: &mut Subject<'_>) -> Result<Paced, String> {
         spent += total;
         let each = timed.as_nanos() as f64 / repeats as f64;
         let long_enough = total >= sample || repeats >= subject.most_repeats;
-        if spent >= subject.time / 5 || (long_enough && (each / last - 1.0).abs() < 0.05) {
+        if spent >= (subject.time / 5).min(LONGEST_WARM_UP)
+            || (long_enough && (each / last - 1.0).abs() < 0.05)
+        {
             break (repeats, total.div_f64(repeats as f64));
         }
         if long_enough {

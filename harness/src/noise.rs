@@ -38,6 +38,11 @@ impl Noise {
     }
 }
 
+/// Whether two times are apart by no more than a noise floor, a share of the longer one.
+pub fn is_tie(a: f64, b: f64, floor: f64) -> bool {
+    a.max(b) * (1.0 - floor) <= a.min(b)
+}
+
 /// The floor of rows with so many threads and such caches; 0 where no kernel has two rows.
 pub fn floor(rows: &[Record], threads: usize, clock: Clock) -> f64 {
     let again = |row: &&Record| row.role == Role::Aa && (row.threads, row.clock) == (threads, clock);
@@ -67,9 +72,15 @@ mod tests {
     }
 
     #[test]
+    fn ties_are_the_same_both_ways() {
+        assert!(is_tie(100.0, 81.0, 0.2) && is_tie(81.0, 100.0, 0.2));
+        assert!(!is_tie(100.0, 79.0, 0.2) && !is_tie(79.0, 100.0, 0.2));
+    }
+
+    #[test]
     fn each_setting_has_its_own() {
         let mut again = Record { role: Role::Aa, ..row("a", "direct", 100.0) };
-        again.set_ratio("direct", Ratio { ratio: 1.25, low: 1.2, high: 1.3 });
+        again.set_ratio("direct", Ratio { ratio: 1.25, interval: Some((1.2, 1.3)) });
         let two = Record { threads: 2, ratio: Some(0.5), ..again.clone() };
         let rows = [row("a", "gemm", 50.0), again, two];
         let floors = [1, 2, 3].map(|threads| floor(&rows, threads, Clock::Warm));

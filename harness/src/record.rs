@@ -109,7 +109,7 @@ pub struct Record {
     pub min_ns: Option<f64>,
     /// Median absolute deviation from the median.
     pub mad_ns: Option<f64>,
-    /// Lower end of the 95 % confidence interval of the median.
+    /// Lower end of the 95 % confidence interval of the median; absent where samples are too few for one.
     pub ci_low_ns: Option<f64>,
     /// Upper end.
     pub ci_high_ns: Option<f64>,
@@ -204,13 +204,12 @@ impl Record {
 
     /// Takes over the times.
     pub fn set_times(&mut self, statistics: &Statistics, spec: &ConvSpec, own_flops: Option<u64>) {
-        let Statistics { samples, median, min, mad, low, high } = *statistics;
+        let Statistics { samples, median, min, mad, interval } = *statistics;
         self.samples = samples;
         self.median_ns = Some(median);
         self.min_ns = Some(min);
         self.mad_ns = Some(mad);
-        self.ci_low_ns = Some(low);
-        self.ci_high_ns = Some(high);
+        (self.ci_low_ns, self.ci_high_ns) = interval.unzip();
         let median = median.max(f64::MIN_POSITIVE);
         self.gflops = Some(spec.flops() as f64 / median);
         self.own_gflops = own_flops.map(|flops| flops as f64 / median);
@@ -237,8 +236,7 @@ impl Record {
     pub fn set_ratio(&mut self, baseline: &str, ratio: Ratio) {
         self.baseline = Some(baseline.to_owned());
         self.ratio = Some(ratio.ratio);
-        self.ratio_low = Some(ratio.low);
-        self.ratio_high = Some(ratio.high);
+        (self.ratio_low, self.ratio_high) = ratio.interval.unzip();
     }
 }
 
@@ -304,6 +302,13 @@ impl Lines {
         serde_json::to_writer(&mut self.file, line)?;
         self.file.write_all(b"\n")?;
         self.file.flush()
+    }
+
+    /// Gives the file up.
+    pub fn abandon(self) {
+        drop(self.file);
+        // It may be gone already; what matters is that it has not taken the name.
+        let _ = fs::remove_file(partial_path(&self.path));
     }
 
     /// Gives the file its name. An interrupted run says so in a last line.

@@ -30,10 +30,10 @@ fn regret<'a>(rows: &'a [Record], layer: &[&'a Record]) -> Option<Regret<'a>> {
     let best =
         *timed.min_by(|a, b| a.median_ns.unwrap_or(f64::MAX).total_cmp(&b.median_ns.unwrap_or(f64::MAX)))?;
     let share = auto.median_ns? / best.median_ns? - 1.0;
-    let noise = noise::floor(rows, auto.threads, auto.clock);
+    let floor = noise::floor(rows, auto.threads, auto.clock);
     // What it chose is what is best: the difference is the noise of two rows of one kernel.
-    let same = auto.kernel == best.kernel;
-    Some(Regret { auto, best, share: if same || share <= noise { 0.0 } else { share } })
+    let none = share <= 0.0 || auto.kernel == best.kernel || noise::is_tie(1.0 + share, 1.0, floor);
+    Some(Regret { auto, best, share: if none { 0.0 } else { share } })
 }
 
 /// Geometric mean and worst of some regrets.

@@ -12,11 +12,16 @@ use crate::pinning::Pool;
 /// Sets of buffers at most.
 const MOST_SETS: usize = 64;
 
+/// What a third cache may hold of which nothing is known.
+const UNKNOWN_CACHE: usize = 64 << 20;
+
 /// How many sets of buffers a rotation over cold caches has for a convolution of so many bytes, and how many
 /// bytes of other memory are read before each run, so that a round through all sets touches a quarter more
 /// than the last cache holds.
 pub fn sets_and_ballast(bytes: u64, caches: CacheSizes) -> (usize, usize) {
-    let target = caches.l3.max(caches.l2) as u64 / 4 * 5;
+    // Where no third cache is reported there may be one all the same.
+    let last = if caches.l3 == 0 { caches.l2.max(UNKNOWN_CACHE) } else { caches.l3.max(caches.l2) };
+    let target = last as u64 / 4 * 5;
     let sets = target.div_ceil(bytes.max(1)).clamp(2, MOST_SETS as u64);
     let rest = target.saturating_sub(sets * bytes);
     (sets as usize, rest.div_ceil(sets) as usize)
@@ -79,10 +84,11 @@ impl<'a> Rotation<'a> {
     /// # Errors
     /// When a library fails.
     pub fn time(&mut self, repeats: u64) -> Result<Spent, String> {
-        let Some(ballast) = self.ballast else {
-            return self.sets[0].time(repeats).map(Spent::all);
-        };
         let start = std::time::Instant::now();
+        let Some(ballast) = self.ballast else {
+            let timed = self.sets[0].time(repeats)?;
+            return Ok(Spent { timed, total: start.elapsed() });
+        };
         let mut timed = std::time::Duration::ZERO;
         for _ in 0..repeats {
             ballast.sweep(self.next);
@@ -107,6 +113,6 @@ mod tests {
             assert!((2..=64).contains(&sets) && touched >= 40 << 20, "{bytes}: {sets}, {ballast}");
         }
         assert_eq!(sets_and_ballast(20 << 20, caches), (2, 0));
-        assert_eq!(sets_and_ballast(8 << 20, CacheSizes { l3: 0, ..caches }).0, 2);
+        assert_eq!(sets_and_ballast(8 << 20, CacheSizes { l3: 0, ..caches }).0, 10);
     }
 }

@@ -1,6 +1,6 @@
 //! Who is fastest: the noise of a run, and how engines stand over all layers of a setting.
 
-use crate::noise::Noise;
+use crate::noise::{Noise, is_tie};
 use crate::record::Record;
 use crate::report::results::{AUTO, Results, factor, time_of};
 use crate::statistics::geometric_mean;
@@ -122,5 +122,5 @@ impl Standings {
 /// Whether an engine's time is behind the best by no more than the noise.
 fn within(ranked: &[(usize, &Record, f64)], floor: f64, contestant: usize) -> bool {
     let best = ranked.first().map_or(0.0, |(_, _, best)| *best);
-    ranked.iter().any(|(id, _, time)| *id == contestant && *time <= best * (1.0 + floor))
+    ranked.iter().any(|(id, _, time)| *id == contestant && is_tie(*time, best, floor))
 }

@@ -59,6 +59,10 @@ fn request(args: &args::What, layers: Vec<Layer>, roofs: bool) -> Result<Request
         baseline: args.baseline.clone(),
         run: Arc::new(Run::of_process()),
     };
+    let known = |id: &str| kernels::kernel(id).is_ok() || request.peers.iter().any(|peer| peer.id() == id);
+    if !known(&args.baseline) {
+        return Err(refused(format!("--baseline {} is no kernel and no peer of this run", args.baseline)));
+    }
     if let Some(budget) = args.budget {
         let budget = seconds("--budget", budget, 1e6)?;
         let rows: usize = request.layers.iter().map(|layer| request.rows_of(layer)).sum();
@@ -83,8 +87,14 @@ fn measure(request: Request, json: Option<&Path>, out: &mut dyn Write) -> Result
     let outcome = harness::bench::bench(&request, &mut terminal);
     terminal.bar.finish_and_clear();
     let Terminal { lines, error, .. } = terminal;
-    if let (Some(lines), Some(path)) = (lines, json) {
-        lines.finish(progress::interrupted()).map_err(|error| named(path, &error))?;
+    // What was measured before whoever read the output went away is kept as after Ctrl-C.
+    let stopped = progress::interrupted() || matches!(error, Some(Stop::Closed));
+    match (lines, json, &outcome, &error) {
+        (Some(lines), Some(path), Ok(_), None | Some(Stop::Closed)) => {
+            lines.finish(stopped).map_err(|error| named(path, &error))?;
+        }
+        (Some(lines), ..) => lines.abandon(),
+        (None, ..) => {}
     }
     if let Some(error) = error {
         return Err(error);
@@ -207,9 +217,9 @@ fn conclude(request: &Request, rows: &[Record], out: &mut dyn Write) -> Outcome 
     if request.layers.len() > 1 && rows.iter().any(|row| row.status == Status::Ok) {
         write!(out, "{}", ranking_text(rows))?;
     }
-    let wrong = main().filter(|row| row.status == Status::Wrong).count();
+    let wrong = rows.iter().filter(|row| row.status == Status::Wrong).count();
     if wrong > 0 {
-        return Err(Stop::Failed(format!("{wrong} of {} rows are wrong", main().count())));
+        return Err(Stop::Failed(format!("{wrong} of {} rows are wrong", rows.len())));
     }
     if progress::interrupted() {
         return Err(Stop::Failed("stopped before all rows were measured".to_owned()));

@@ -16,7 +16,13 @@ pub(crate) fn compare(args: &args::Compare, out: &mut dyn Write) -> Outcome {
     if !(0.0..100.0).contains(&args.threshold) {
         return Err(refused(format!("--threshold is {}, but must be 0 to less than 100 %", args.threshold)));
     }
-    let (base, new) = (read(std::slice::from_ref(&args.base))?, read(std::slice::from_ref(&args.new))?);
+    let (base, base_stopped) = record::read(&args.base).map_err(refused)?;
+    let (new, new_stopped) = record::read(&args.new).map_err(refused)?;
+    for (path, stopped) in [(&args.base, base_stopped), (&args.new, new_stopped)] {
+        if stopped && !args.json {
+            writeln!(out, "{}: the run was stopped before all rows were measured", path.display())?;
+        }
+    }
     if !args.any_machine
         && let Some(difference) = unlike_machines(&base, &new)
     {
