@@ -5,13 +5,14 @@
 //! the convolution wins. [`explain`] shows the choice without making a plan.
 
 use crate::cache::CacheSizes;
+use crate::cpu::Rates;
 use crate::error::{ConvError, Unavailable};
 #[cfg(feature = "winograd")]
 use crate::kernel::Accuracy;
 use crate::kernel::{Plan, PlanOptions};
 use crate::registry;
 use crate::simd::Isa;
-use crate::spec::ConvSpec;
+use crate::spec::{ConvSpec, Layout};
 #[cfg(feature = "winograd")]
 use crate::winograd;
 
@@ -32,6 +33,7 @@ struct Context<'a> {
     spec: &'a ConvSpec,
     options: &'a PlanOptions,
     isa: Isa,
+    rates: Rates,
     caches: CacheSizes,
 }
 
@@ -52,14 +54,20 @@ static RULES: &[Rule] = &[
     },
     Rule {
         algorithm: "pointwise",
-        when: |_| true,
+        when: |c| {
+            // In NCHW lanes are pixels, and a last vector that is nearly empty counts as a whole one: from
+            // some channels on that costs more than to transpose the pixels.
+            let pixels = c.spec.out_height() * c.spec.out_width();
+            let used = 16 * pixels >= 15 * pixels.next_multiple_of(c.isa.lanes());
+            c.spec.layout() == Layout::Nhwc || used || c.spec.group_in_channels() < 64
+        },
         reason: "a 1x1 kernel is a matrix product of the input as it lies",
     },
     #[cfg(feature = "winograd")]
     Rule {
         algorithm: "winograd",
         when: |c| {
-            let machine = winograd::Machine { lanes: c.isa.lanes(), caches: c.caches };
+            let machine = winograd::Machine { rates: c.rates, caches: c.caches };
             c.options.accuracy == Accuracy::Standard && winograd::pays(c.spec, machine)
         },
         reason: "3x3 tiles need 2.25 to 4 times fewer multiplications, more than their transforms cost",
@@ -78,7 +86,8 @@ static RULES: &[Rule] = &[
 /// # Errors
 /// When `CONV_ISA` holds something that is no instruction set.
 pub fn explain(spec: &ConvSpec, options: &PlanOptions) -> Result<Choice, Unavailable> {
-    Ok(choose(Context { spec, options, isa: Isa::best()?, caches: CacheSizes::detect() }))
+    let isa = Isa::best()?;
+    Ok(choose(Context { spec, options, isa, rates: Rates::detect(isa), caches: CacheSizes::detect() }))
 }
 
 fn choose(context: Context<'_>) -> Choice {
@@ -108,7 +117,7 @@ mod tests {
     use super::*;
 
     /// Convolutions and what `auto` takes for them on any machine of its kind: 2 MiB of level-2 cache.
-    const CHOICES: [(&str, Isa, &str); 15] = [
+    const CHOICES: [(&str, Isa, &str); 18] = [
         // Depthwise, with and without multiplier.
         ("c32 h112 w112 o32 k3 p1 g32", Isa::Avx512, "depthwise"),
         ("c8 h14 w14 o16 k5 p2 g8 nhwc", Isa::Avx2, "depthwise"),
@@ -116,6 +125,10 @@ mod tests {
         ("c256 h56 w56 o64 k1", Isa::Avx512, "pointwise"),
         ("c256 h56 w56 o512 k1 s2 nhwc", Isa::Wide, "pointwise"),
         ("c16 h8 w8 o16 k1 p1", Isa::Avx512, "direct"),
+        // 49 pixels in four vectors of 16.
+        ("c512 h7 w7 o2048 k1", Isa::Avx512, "direct"),
+        ("c512 h7 w7 o2048 k1 nhwc", Isa::Avx512, "pointwise"),
+        ("c8 h7 w7 o16 k1", Isa::Avx512, "pointwise"),
         // 3x3 with stride 1 and enough channels.
         ("c64 h56 w56 o64 k3 p1", Isa::Avx512, "winograd"),
         ("c128 h28 w28 o128 k3 p1 nhwc", Isa::Avx2, "winograd"),
@@ -135,11 +148,18 @@ mod tests {
     fn choices() {
         let caches = CacheSizes { l1d: 48 << 10, l2: 2 << 20, l3: 32 << 20 };
         let options = PlanOptions::default();
-        for (text, isa, want) in CHOICES {
+        let check = |text: &str, isa: Isa, amd_family: Option<u32>, caches: CacheSizes, want: &str| {
             let spec: ConvSpec = text.parse().unwrap();
-            let choice = choose(Context { spec: &spec, options: &options, isa, caches });
+            let rates = Rates::of(isa, amd_family);
+            let choice = choose(Context { spec: &spec, options: &options, isa, rates, caches });
             assert_eq!((choice.algorithm, choice.isa), (want, Some(isa)), "`{text}`: {}", choice.reason);
+        };
+        for (text, isa, want) in CHOICES {
+            check(text, isa, None, caches, want);
         }
+        // Where the third cache is close, streamed weights weigh less beside the products.
+        let zen4 = CacheSizes { l1d: 32 << 10, l2: 1 << 20, l3: 32 << 20 };
+        check("c512 h7 w7 o512 k3 p1", Isa::Avx512, Some(25), zen4, "winograd");
     }
 
     #[test]

@@ -123,6 +123,7 @@ mod auto;
 mod band;
 mod buffer;
 mod cache;
+mod cpu;
 #[cfg(feature = "depthwise")]
 mod depthwise;
 #[cfg(feature = "direct")]

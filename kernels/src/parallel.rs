@@ -7,13 +7,15 @@ use std::ops::Range;
 
 use crate::spec::ConvSpec;
 
-/// Work for a thread that is worth waking it: about 50 µs on one core.
-const MACS_WORTH_A_THREAD: u64 = 2_000_000;
+/// Work for a thread that is worth waking it: about 25 µs on one core.
+const WORTH_A_THREAD: u64 = 1_500_000;
 
-/// How many threads to use of those allowed: no more than there is work for.
+/// How many threads to use of those allowed: no more than there is work for, in multiply-adds; bringing an
+/// element of input or output takes as long as four.
 pub(crate) fn worthwhile(threads: usize, spec: &ConvSpec) -> usize {
-    let useful = (spec.macs() / MACS_WORTH_A_THREAD).max(1);
-    threads.min(usize::try_from(useful).unwrap_or(usize::MAX))
+    let elements = (spec.input_len() as u64).saturating_add(spec.output_len() as u64);
+    let work = spec.macs().saturating_add(elements.saturating_mul(4));
+    threads.min(usize::try_from((work / WORTH_A_THREAD).max(1)).unwrap_or(usize::MAX))
 }
 
 /// Splits `0..items` into at most `threads` contiguous ranges of nearly equal length and runs

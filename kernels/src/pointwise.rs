@@ -37,6 +37,8 @@
 //! The GEMM structure is Goto and van de Geijn, "Anatomy of High-Performance Matrix Multiplication",
 //! ACM TOMS 34(3), 2008; 1×1 convolutions: Lin, Chen, Yan, "Network In Network", 2013.
 
+use std::ops::Range;
+
 use crate::buffer::LINE;
 use crate::cache::CacheSizes;
 use crate::error::ConvError;
@@ -45,7 +47,7 @@ use crate::kernel::{Body, PlanOptions};
 use crate::parallel;
 use crate::partition::{Partition, Partitioned, Shared, Unit, Worker};
 use crate::registry::Algorithm;
-use crate::simd::Simd;
+use crate::simd::{Simd, SimdOp};
 use crate::spec::{ConvSpec, Layout, Padding};
 use crate::weights::{Order, Panels, Strips};
 
@@ -189,7 +191,9 @@ struct Nchw<S> {
 
 impl<S: Simd> Worker for Nchw<S> {
     fn scratch_len(&self) -> usize {
-        self.spec.group_in_channels() * self.block.next_multiple_of(S::NR)
+        let block = self.block.next_multiple_of(S::NR);
+        let row = if self.spec.stride() == [1, 1] { 0 } else { block };
+        self.spec.group_in_channels() * block + row
     }
 
     fn packed_bytes(&self) -> usize {
@@ -202,17 +206,8 @@ impl<S: Simd> Worker for Nchw<S> {
         let (in_pixels, pixels) = (spec.in_height() * spec.in_width(), spec.out_height() * spec.out_width());
         let group = unit.image % spec.groups();
         let planes = &io.input[unit.image * channels * in_pixels..][..channels * in_pixels];
-        for (panel, packed) in scratch.chunks_exact_mut(channels * S::NR).enumerate() {
-            let first = unit.pixels.start + panel * S::NR;
-            if first >= unit.pixels.end {
-                break;
-            }
-            let end = (first + S::NR).min(unit.pixels.end);
-            for (plane, row) in planes.chunks_exact(in_pixels).zip(packed.chunks_exact_mut(S::NR)) {
-                self.pack_row(plane, first, &mut row[..end - first]);
-                row[end - first..].fill(0.0);
-            }
-        }
+        let (scratch, row) = scratch.split_at_mut(channels * self.block.next_multiple_of(S::NR));
+        self.simd.vectorize(Pack { spec, planes, pixels: unit.pixels.clone(), panels: scratch, row });
         let bias = io.group_bias(spec, group);
         let pass = Pass::of(0, channels, channels, &self.options, bias);
         let start = unit.image * filters * pixels + unit.pixels.start;
@@ -233,21 +228,97 @@ impl<S: Simd> Worker for Nchw<S> {
     }
 }
 
-impl<S: Simd> Nchw<S> {
-    /// Copies the input pixels under output pixels `first..` of one plane.
-    fn pack_row(&self, plane: &[f32], first: usize, row: &mut [f32]) {
-        let [stride_y, stride_x] = self.spec.stride();
-        if [stride_y, stride_x] == [1, 1] {
-            row.copy_from_slice(&plane[first..first + row.len()]);
+/// Copies the input pixels under some output pixels as `[panel][channel][NR]`, zeros behind the last.
+struct Pack<'a> {
+    spec: &'a ConvSpec,
+    /// The planes of the group's channels.
+    planes: &'a [f32],
+    pixels: Range<usize>,
+    panels: &'a mut [f32],
+    /// Room for one channel's pixels, where the stride skips some.
+    row: &'a mut [f32],
+}
+
+impl<S: Simd> SimdOp<S> for Pack<'_> {
+    type Output = ();
+    #[inline(always)]
+    fn eval(self, simd: S) {
+        let Pack { spec, planes, pixels, panels, row } = self;
+        let plane = spec.in_height() * spec.in_width();
+        let len = spec.group_in_channels() * S::NR;
+        if spec.stride() == [1, 1] {
+            for (panel, packed) in panels.chunks_exact_mut(len).enumerate() {
+                let first = pixels.start + panel * S::NR;
+                if first >= pixels.end {
+                    break;
+                }
+                let count = S::NR.min(pixels.end - first);
+                for (plane, to) in planes.chunks_exact(plane).zip(packed.chunks_exact_mut(S::NR)) {
+                    copy(simd, &plane[first..first + count], to);
+                }
+            }
             return;
         }
-        let (mut y, mut x) = (first / self.spec.out_width(), first % self.spec.out_width());
-        for value in row {
-            *value = plane[y * stride_y * self.spec.in_width() + x * stride_x];
-            x += 1;
-            if x == self.spec.out_width() {
-                (y, x) = (y + 1, 0);
+        for (channel, plane) in planes.chunks_exact(plane).enumerate() {
+            let row = &mut row[..pixels.len()];
+            skip(simd, spec, plane, pixels.start, row);
+            for (from, packed) in row.chunks(S::NR).zip(panels.chunks_exact_mut(len)) {
+                copy(simd, from, &mut packed[channel * S::NR..][..S::NR]);
             }
         }
+    }
+}
+
+/// Copies at most NR values; zeros behind them.
+#[inline(always)]
+fn copy<S: Simd>(simd: S, from: &[f32], to: &mut [f32]) {
+    for (j, to) in to.chunks_exact_mut(S::LANES).enumerate() {
+        let from = &from[(j * S::LANES).min(from.len())..];
+        // SAFETY: `to` is a vector long, and as many values are read as are there.
+        unsafe {
+            let values = if from.len() >= S::LANES {
+                simd.load(from.as_ptr())
+            } else {
+                simd.load_partial(from.as_ptr(), from.len())
+            };
+            simd.store(to.as_mut_ptr(), values);
+        }
+    }
+}
+
+/// Copies the pixels of a plane under output pixels from `first` on, of which the stride skips some.
+#[inline(always)]
+fn skip<S: Simd>(simd: S, spec: &ConvSpec, plane: &[f32], first: usize, row: &mut [f32]) {
+    let ([stride_y, stride_x], width) = (spec.stride(), spec.out_width());
+    let (mut y, mut x) = (first / width, first % width);
+    let mut done = 0;
+    while done < row.len() {
+        let count = (width - x).min(row.len() - done);
+        let to = &mut row[done..done + count];
+        let from = &plane[y * stride_y * spec.in_width()..][..spec.in_width()];
+        let from = &from[x * stride_x..];
+        if stride_x == 2 {
+            for (from, to) in from.chunks(2 * S::LANES).zip(to.chunks_mut(S::LANES)) {
+                let (a, b) = from.split_at(from.len().min(S::LANES));
+                // SAFETY: as many values are read and written as are there.
+                unsafe {
+                    if to.len() == S::LANES && b.len() == S::LANES {
+                        simd.store(
+                            to.as_mut_ptr(),
+                            simd.unzip(simd.load(a.as_ptr()), simd.load(b.as_ptr())).0,
+                        );
+                    } else {
+                        let a = simd.load_partial(a.as_ptr(), a.len());
+                        let b = simd.load_partial(b.as_ptr(), b.len());
+                        simd.store_partial(to.as_mut_ptr(), simd.unzip(a, b).0, to.len());
+                    }
+                }
+            }
+        } else {
+            for (i, to) in to.iter_mut().enumerate() {
+                *to = from[i * stride_x];
+            }
+        }
+        (done, y, x) = (done + count, y + 1, 0);
     }
 }

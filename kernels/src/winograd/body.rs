@@ -60,11 +60,11 @@ fn odd_lines(len: usize) -> usize {
     (len.div_ceil(LINE) | 1) * LINE
 }
 
-/// Tiles whose V fills 60 % of the level-2 cache, whole register tiles of the longest kind.
+/// Tiles whose V fills 60 % of the level-2 cache; of many, whole register tiles of the longest kind.
 pub(super) fn chunk_tiles<V: Variant>(channels: usize, caches: CacheSizes) -> usize {
     let tile = 4 * V::ALPHA * V::ALPHA * odd_lines(channels);
     let most = caches.l2 / 10 * 6 / tile;
-    (most / 14 * 14).max(14)
+    if most < 28 { most.max(14) } else { most / 14 * 14 }
 }
 
 impl Sizes {

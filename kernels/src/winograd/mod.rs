@@ -61,6 +61,7 @@ mod transform;
 use std::marker::PhantomData;
 
 use crate::cache::CacheSizes;
+use crate::cpu::Rates;
 use crate::error::ConvError;
 use crate::kernel::{Accuracy, Body, Plan, PlanOptions};
 use crate::registry::{self, Algorithm};
@@ -133,7 +134,7 @@ pub(crate) fn plan(
     let isa = isa
         .map_or_else(Isa::best, Ok)
         .map_err(|reason| ConvError::Unavailable { kernel: "winograd".to_owned(), reason })?;
-    let machine = Machine { lanes: isa.lanes(), caches: CacheSizes::detect() };
+    let machine = Machine { rates: Rates::detect(isa), caches: CacheSizes::detect() };
     let variant = if cost::<F4>(spec, machine) <= cost::<F2>(spec, machine) { F4::NAME } else { F2::NAME };
     registry::kernel(&format!("{variant}/{isa}"))?.plan(spec, weights, options)
 }
@@ -141,8 +142,7 @@ pub(crate) fn plan(
 /// What the choice among the variants depends on besides the convolution.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Machine {
-    /// f32s in a vector.
-    pub(crate) lanes: usize,
+    pub(crate) rates: Rates,
     pub(crate) caches: CacheSizes,
 }
 
@@ -156,7 +156,8 @@ pub(crate) fn pays(spec: &ConvSpec, machine: Machine) -> bool {
 /// transformed weights where that takes longer, and the transforms. (The constants are rounded from
 /// measurements of both variants on layers of 16 to 512 channels.)
 fn cost<V: Variant>(spec: &ConvSpec, machine: Machine) -> f64 {
-    let Machine { lanes, caches } = machine;
+    let Machine { rates, caches } = machine;
+    let lanes = rates.lanes as f64;
     let elements = (V::ALPHA * V::ALPHA) as f64;
     let (c, k) = (spec.in_channels() as f64, spec.out_channels() as f64);
     let tiles =
@@ -168,11 +169,15 @@ fn cost<V: Variant>(spec: &ConvSpec, machine: Machine) -> f64 {
     // instruction set while memory does not.
     let weights = elements * c * k;
     let streams = batch * (tiles / body::chunk_tiles::<V>(spec.in_channels(), caches) as f64).ceil();
-    let far = 4.0 * weights > caches.l2 as f64 / 2.0;
-    let streaming = if far { 1.75 * lanes as f64 * weights * streams } else { 0.0 };
+    let rate = match 4.0 * weights {
+        bytes if bytes <= caches.l2 as f64 / 2.0 => 0.0,
+        bytes if bytes <= caches.l3 as f64 * 0.75 => rates.third_cache,
+        _ => rates.memory,
+    };
+    let streaming = rate * lanes * weights * streams;
     // A transform takes about the time of a multiply-add of a vector for each lane that it moves, and
     // again for the way between planes and pixels.
     let passes = if spec.layout() == Layout::Nhwc { 1.0 } else { 2.5 };
-    let transforms = passes * lanes as f64 * elements * batch * tiles * (c + k);
+    let transforms = passes * lanes * elements * batch * tiles * (c + k);
     products.max(streaming) + transforms
 }
