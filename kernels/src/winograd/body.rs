@@ -29,8 +29,11 @@ struct WinogradBody<S, V> {
     threads: usize,
     /// Transformed weights of each element of a tile.
     weights: Vec<Panels>,
-    /// Blocks are of tile rows.
+    /// Blocks are of tile rows, those of all images one after the other: few tiles of each of many images
+    /// then share every weight that is loaded.
     partition: Partition,
+    /// Tile rows of an image.
+    image_rows: usize,
     sizes: Sizes,
     variant: PhantomData<V>,
 }
@@ -122,7 +125,7 @@ pub(super) fn prepare<S: Simd, V: Variant>(
     // A block of as many tile rows as a chunk holds.
     let most = (chunk_tiles::<V>(spec.in_channels(), caches) / tiles_x).max(1);
     let count = panels[0].count;
-    let partition = Partition::new(spec.batch(), tile_rows, most, 1, count, threads);
+    let partition = Partition::new(1, spec.batch() * tile_rows, most, 1, count, threads);
     let width = panels[0].panel(0, 0).width;
     let sizes = Sizes::new::<S, V>(spec, width, partition.block, caches);
     Ok(Box::new(WinogradBody {
@@ -132,6 +135,7 @@ pub(super) fn prepare<S: Simd, V: Variant>(
         threads,
         weights: panels,
         partition,
+        image_rows: tile_rows,
         sizes,
         variant: PhantomData::<V>,
     }))
@@ -173,28 +177,32 @@ impl<S: Simd, V: Variant> WinogradBody<S, V> {
         let length = tiles.len().div_ceil(chunks);
         for start in tiles.clone().step_by(length) {
             let chunk = start..(start + length).min(tiles.end);
-            self.transform_input(unit.image, &chunk, io, &mut scratch);
+            self.transform_input(&chunk, io, &mut scratch);
             for panel in unit.filter_tiles.clone() {
                 self.multiply(chunk.len(), panel, &mut scratch);
-                self.transform_output(unit.image, &chunk, panel, io, &mut scratch);
+                self.transform_output(&chunk, panel, io, &mut scratch);
             }
         }
     }
 
-    /// The tiles of a chunk, tile row by tile row: the row, and its tiles.
-    fn tile_rows(&self, chunk: &Range<usize>) -> impl Iterator<Item = (usize, Range<usize>)> + use<S, V> {
-        let (chunk, tiles_x) = (chunk.clone(), self.sizes.tiles_x);
+    /// The tiles of a chunk, tile row by tile row: the image, the row in it, and its tiles.
+    fn tile_rows(
+        &self,
+        chunk: &Range<usize>,
+    ) -> impl Iterator<Item = (usize, usize, Range<usize>)> + use<S, V> {
+        let (chunk, tiles_x, image_rows) = (chunk.clone(), self.sizes.tiles_x, self.image_rows);
         (chunk.start / tiles_x..chunk.end.div_ceil(tiles_x)).map(move |row| {
             let first = chunk.start.max(row * tiles_x) - row * tiles_x;
-            (row, first..chunk.end.min((row + 1) * tiles_x) - row * tiles_x)
+            let tiles = first..chunk.end.min((row + 1) * tiles_x) - row * tiles_x;
+            (row / image_rows, row % image_rows, tiles)
         })
     }
 
-    fn transform_input(&self, n: usize, chunk: &Range<usize>, io: &Shared<'_>, scratch: &mut Scratch<'_>) {
+    fn transform_input(&self, chunk: &Range<usize>, io: &Shared<'_>, scratch: &mut Scratch<'_>) {
         let (spec, sizes) = (&self.spec, &self.sizes);
-        let image = Image::input(spec, n, 0..1);
         let mut v = scratch.v.as_mut_ptr();
-        for (row, tiles) in self.tile_rows(chunk) {
+        for (n, row, tiles) in self.tile_rows(chunk) {
+            let image = Image::input(spec, n, 0..1);
             let op = |source, first, channels, v| Input::<S, V> {
                 source,
                 tiles: tiles.clone(),
@@ -272,7 +280,6 @@ impl<S: Simd, V: Variant> WinogradBody<S, V> {
 
     fn transform_output(
         &self,
-        n: usize,
         chunk: &Range<usize>,
         panel: usize,
         io: &Shared<'_>,
@@ -280,9 +287,9 @@ impl<S: Simd, V: Variant> WinogradBody<S, V> {
     ) {
         let (spec, sizes) = (&self.spec, &self.sizes);
         let shape = self.weights[0].panel(0, panel);
-        let image = Image::output(spec, n, 0..1);
         let mut first_tile = 0;
-        for (index, (row, tiles)) in self.tile_rows(chunk).enumerate() {
+        for (index, (n, row, tiles)) in self.tile_rows(chunk).enumerate() {
+            let image = Image::output(spec, n, 0..1);
             let rows = row * V::M..((row + 1) * V::M).min(spec.out_height());
             let columns = tiles.start * V::M..(tiles.end * V::M).min(spec.out_width());
             let op = |output, pixel, out_row| Output::<S, V> {
@@ -527,7 +534,7 @@ impl<S: Simd, V: Variant> Body for WinogradBody<S, V> {
     }
 
     fn run(&self, io: Io<'_>, scratch: &mut [f32]) {
-        let units = self.partition.units(self.spec.batch());
+        let units = self.partition.units(1);
         let shared = Shared { input: io.input, bias: io.bias, output: SharedOutput::new(io.output) };
         let each = self.sizes.total();
         parallel::for_each_range(self.threads, units, scratch, each, &|range, scratch| {

@@ -22,7 +22,7 @@
 //!
 //! # Loop nest
 //! ```text
-//! for each unit (image, block of tile rows, part of the panels):   parallel
+//! for each unit (block of tile rows of all images, part of the panels):   parallel
 //!     for each chunk of tiles:
 //!         for each tile and vector of channels: V = Bᵀ d B
 //!         for each panel of filters:
@@ -168,7 +168,7 @@ fn cost<V: Variant>(spec: &ConvSpec, machine: Machine) -> f64 {
     // from further off as much as two multiply-adds of a vector, whose arithmetic scales with the
     // instruction set while memory does not.
     let weights = elements * c * k;
-    let streams = batch * (tiles / body::chunk_tiles::<V>(spec.in_channels(), caches) as f64).ceil();
+    let streams = (batch * tiles / body::chunk_tiles::<V>(spec.in_channels(), caches) as f64).ceil();
     let rate = match 4.0 * weights {
         bytes if bytes <= caches.l2 as f64 / 2.0 => 0.0,
         bytes if bytes <= caches.l3 as f64 * 0.75 => rates.third_cache,
