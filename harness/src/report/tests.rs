@@ -172,12 +172,18 @@ fn networks_need_every_layer() {
     let totals: Vec<_> = all[0].engines.iter().map(|t| (results.id(t.contestant), t.ns, t.layers)).collect();
     assert_eq!(totals, [("auto", Some(300.0), 2), ("gemm", Some(800.0), 2), ("part", None, 1)]);
     assert!(close(all[0].engines[0].over_baseline.unwrap(), 800.0 / 300.0));
-    let known = results_of_lenet();
-    assert_eq!(networks::networks(&known)[0].missing, ["c3", "c5"]);
 }
 
-fn results_of_lenet() -> Results {
-    results(vec![Record { network: "lenet5".to_owned(), ..row("c1", "auto", 1.0) }])
+#[test]
+fn networks_miss_the_layers_that_they_are_known_to_have() {
+    let missing = |layers: &[&str]| {
+        let row = |name: &&str| Record { network: "lenet5".to_owned(), ..row(name, "auto", 1.0) };
+        networks::networks(&results(layers.iter().map(row).collect())).remove(0).missing
+    };
+    assert_eq!(missing(&["c1"]), ["c3", "c5"]);
+    assert_eq!(missing(&["c1", "c3", "c5"]), Vec::<String>::new());
+    // A file of that name is another network.
+    assert_eq!(missing(&["c1", "mine"]), Vec::<String>::new());
 }
 
 #[test]
