@@ -146,6 +146,15 @@ pub struct Record {
     /// Upper end.
     #[serde(default)]
     pub ratio_high: Option<f64>,
+    /// How many times faster `auto` is than this row, as the median over pairs of samples taken side by side.
+    #[serde(default)]
+    pub auto_ratio: Option<f64>,
+    /// Lower end of the 95 % confidence interval of `auto_ratio`.
+    #[serde(default)]
+    pub auto_ratio_low: Option<f64>,
+    /// Upper end.
+    #[serde(default)]
+    pub auto_ratio_high: Option<f64>,
     /// Time of the very first run, which touches its memory for the first time.
     #[serde(default)]
     pub first_ns: Option<f64>,

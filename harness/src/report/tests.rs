@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::document::Warning;
-use super::results::{Results, Source};
+use super::results::{Factor, Results, Source};
 use super::standings::{Standings, noise};
 use super::{costs, html, ladder, markdown, networks, peers, refusals, scaling, sections, text};
 use crate::engine::{OURS, Ours};
@@ -120,6 +120,28 @@ fn ratios_are_those_of_pairs() {
     let of = Standings::of(&results, 0);
     let auto = of.champion(&results).unwrap();
     assert!(close(auto.own.over_baseline.unwrap().0, 3.2) && auto.own.over_baseline.unwrap().1 == 1);
+}
+
+/// A row's pairs with `auto` are taken where it has them, even if the baseline is another.
+#[test]
+fn ratios_of_auto_are_those_of_pairs_too() {
+    let with_auto = |row: Record, ratio: f64| {
+        let (low, high) = (Some(ratio - 0.5), Some(ratio + 0.5));
+        Record { auto_ratio: Some(ratio), auto_ratio_low: low, auto_ratio_high: high, ..row }
+    };
+    let peer = || with_auto(against(row("a", "peer", 200.0), "gemm", 1.4, 1.3, 1.5), 2.5);
+    let factor_of = |ours: Record, peer: Record| {
+        let results = results(vec![row("a", "gemm", 300.0), ours, peer]);
+        peers::duels(&results, 0).unwrap().duels[0].theirs[0].1.unwrap()
+    };
+    let auto = || against(row("a", "auto", 100.0), "gemm", 3.2, 3.1, 3.3);
+    assert_eq!(factor_of(auto(), peer()), Factor { ratio: 2.5, interval: Some((2.0, 3.0)) });
+    // Medians where another stands for ours, another run took the pairs, or there were none.
+    let medians = Factor { ratio: 2.0, interval: None };
+    assert_eq!(factor_of(row("a", "direct", 100.0), peer()), medians);
+    let run = Some(Arc::new(Run::new("another".to_owned())));
+    assert_eq!(factor_of(auto(), Record { run, ..peer() }), medians);
+    assert_eq!(factor_of(auto(), with_auto(peer(), f64::NAN)), medians);
 }
 
 /// Each mean is over the layers that both ran; the best of the others is another one on each layer.
