@@ -483,7 +483,7 @@ fn no_extent_overflows() {
         let mut model = Model::with_input(&[1, 1, height, 8]);
         // Twice what the format can state.
         let x = model.node("Concat", &["x", "x"], vec![int("axis", 2)]);
-        let mut attributes = window(3, 2, 0);
+        let mut attributes = window(7, 5, 0);
         attributes.extend([text("auto_pad", rule), int("ceil_mode", mode)]);
         let x = model.node("MaxPool", &[&x], attributes);
         model.conv(&x, &[1, 1, 1, 1], vec![]);
