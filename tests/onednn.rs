@@ -362,6 +362,25 @@ fn a_named_library_must_be_there() {
     assert_eq!(message.matches('\n').count(), 1, "{message}");
 }
 
+/// Nor is one named in vain.
+#[test]
+fn a_named_library_must_be_asked_for() {
+    for (option, peers) in [("onednn", "onnxruntime"), ("onnxruntime", "onednn,rten"), ("onednn", "")] {
+        let library = format!("--{option}=/no/such/library.so");
+        let peers: Vec<&str> = if peers.is_empty() { vec![] } else { vec!["--peers", peers] };
+        let output = Command::new(env!("CARGO_BIN_EXE_convbench"))
+            .args(["bench", "--list", "--spec", "c1 h3 w3 o1 k3", &library])
+            .args(peers)
+            .output()
+            .unwrap();
+        let message = String::from_utf8(output.stderr).unwrap();
+        let want = format!("convbench: --{option} is given, but --peers does not name {option}, nor all\n");
+        assert_eq!((output.status.code(), message), (Some(2), want));
+    }
+    let list = ["bench", "--list", "--spec", "c1 h3 w3 o1 k3", "--onednn=x", "--peers=all"];
+    assert!(Command::new(env!("CARGO_BIN_EXE_convbench")).args(list).output().unwrap().status.success());
+}
+
 #[test]
 fn unknown_names_are_errors() {
     let error = peers::find(&["onednn".to_owned(), "onedn".to_owned()], &Paths::default()).err().unwrap();

@@ -477,6 +477,28 @@ fn refusals_name_the_node() {
 }
 
 #[test]
+fn no_extent_overflows() {
+    let most = i64::MAX;
+    let pool = |rule: &str, mode: i64, height: i64| {
+        let mut model = Model::with_input(&[1, 1, height, 8]);
+        // Twice what the format can state.
+        let x = model.node("Concat", &["x", "x"], vec![int("axis", 2)]);
+        let mut attributes = window(7, 5, 0);
+        attributes.extend([text("auto_pad", rule), int("ceil_mode", mode)]);
+        let x = model.node("MaxPool", &[&x], attributes);
+        model.conv(&x, &[1, 1, 1, 1], vec![]);
+        model.refusal()
+    };
+    for (rule, mode) in [("SAME_UPPER", 0), ("SAME_LOWER", 0), ("NOTSET", 1), ("VALID", 1)] {
+        let wrong = pool(rule, mode, most);
+        assert!(wrong.contains("an extent of 18446744073709551614, but at most"), "{wrong}");
+        // The largest that goes through.
+        let large = pool(rule, mode, most / 2);
+        assert!(!large.contains("extent of"), "{large}");
+    }
+}
+
+#[test]
 fn what_is_no_model_is_refused() {
     let message = |bytes: &[u8]| onnx::layers(bytes, "a.onnx").unwrap_err().to_string();
     assert_eq!(message(b""), "a.onnx: is no ONNX model: it has no graph");

@@ -127,6 +127,12 @@ fn regret_is_of_auto() {
     assert!(rows[0]["regret"].as_f64().unwrap() > 1.0, "{rows}");
     let without = results("without-auto", |text| each_row(&text, |row| row["requested"] = "direct".into()));
     assert!(refusal(&["regret", &without]).contains("no layer has both"));
+    // What is to be measured means nothing where nothing is.
+    for option in [["--spec", "c4 h9 w9 o4 k3"], ["--network", "lenet5"], ["--threads", "1"], ["--time", "1"]]
+    {
+        let message = refusal(&["regret", &file, option[0], option[1]]);
+        assert!(message.contains(option[0]) && message.contains("cannot be used with"), "{message}");
+    }
     let measured = convbench(&["regret", "--spec", "c4 h9 w9 o4 k3", "--time", "0.01"]);
     assert!(String::from_utf8_lossy(&measured.stdout).contains("regret of auto:"), "{}", stderr(&measured));
 }

@@ -11,6 +11,7 @@ use std::path::Path;
 
 use kernels::{ConvSpec, Layout, SpecError};
 
+use crate::file::read_most;
 use crate::{benchdnn, machine, onnx};
 
 /// A convolution of a network.
@@ -123,15 +124,6 @@ pub(crate) fn read_text(path: &Path) -> Result<String, String> {
     let mut bytes = Vec::new();
     read_most(File::open(path).map_err(|e| e.to_string())?, MOST_TEXT, &mut bytes)?;
     text(bytes)
-}
-
-/// Reads to the end of a file, which may be a pipe, but no more than so many bytes.
-fn read_most(file: File, most: u64, bytes: &mut Vec<u8>) -> Result<(), String> {
-    file.take(most).read_to_end(bytes).map_err(|e| e.to_string())?;
-    match bytes.len() as u64 >= most {
-        true => Err(format!("is too large: at most {} are read here", machine::bytes(most))),
-        false => Ok(()),
-    }
 }
 
 fn text(bytes: Vec<u8>) -> Result<String, String> {

@@ -9,7 +9,8 @@ use kernels::ConvSpec;
 use serde::{Deserialize, Serialize};
 
 use crate::engine::Refusal;
-use crate::file::partial_path;
+use crate::file::{partial_path, read_most};
+use crate::machine;
 use crate::provenance::Run;
 use crate::statistics::{Ratio, Statistics};
 
@@ -145,6 +146,15 @@ pub struct Record {
     /// Upper end.
     #[serde(default)]
     pub ratio_high: Option<f64>,
+    /// How many times faster `auto` is than this row, as the median over pairs of samples taken side by side.
+    #[serde(default)]
+    pub auto_ratio: Option<f64>,
+    /// Lower end of the 95 % confidence interval of `auto_ratio`.
+    #[serde(default)]
+    pub auto_ratio_low: Option<f64>,
+    /// Upper end.
+    #[serde(default)]
+    pub auto_ratio_high: Option<f64>,
     /// Time of the very first run, which touches its memory for the first time.
     #[serde(default)]
     pub first_ns: Option<f64>,
@@ -240,13 +250,21 @@ impl Record {
     }
 }
 
+/// Most bytes of a file of results: a hundred thousand rows.
+const MOST_RESULTS: u64 = 256 << 20;
+
 /// Reads the rows of a file; also says whether the run that wrote it was interrupted.
 ///
 /// # Errors
 /// One line that names the file, the line and what is wrong with it: not readable, no JSON object, a field
 /// that is missing or unknown, another version; or no row at all.
 pub fn read(path: &Path) -> Result<(Vec<Record>, bool), String> {
-    let text = fs::read_to_string(path).map_err(|error| format!("{}: {error}", path.display()))?;
+    let whole = |error: String| format!("{}: {error}", path.display());
+    let mut bytes = Vec::new();
+    let most = MOST_RESULTS.min(machine::available_memory() / 4);
+    let file = File::open(path).map_err(|error| whole(error.to_string()))?;
+    read_most(file, most, &mut bytes).map_err(whole)?;
+    let text = String::from_utf8(bytes).map_err(|_| whole("is no text (UTF-8)".to_owned()))?;
     let mut rows = Vec::new();
     let mut interrupted = false;
     for (index, line) in text.lines().enumerate() {
@@ -267,7 +285,7 @@ pub fn read(path: &Path) -> Result<(Vec<Record>, bool), String> {
         rows.push(serde_json::from_value(value).map_err(|e| error(e.to_string()))?);
     }
     if rows.is_empty() {
-        return Err(format!("{}: holds no row of results", path.display()));
+        return Err(whole("holds no row of results".to_owned()));
     }
     Ok((rows, interrupted))
 }
@@ -387,6 +405,11 @@ pub(crate) mod tests {
         let missing = good.replace("\"threads\":1,", "");
         assert!(message("missing", &[&missing]).contains("missing field `threads`"));
         assert!(message("empty", &[]).contains("holds no row"));
+        // Larger than what is read, but nothing of it lies on the disk.
+        let large = written("large", &[]);
+        File::options().write(true).open(&large).unwrap().set_len(MOST_RESULTS + 1).unwrap();
+        assert!(read(&large).unwrap_err().contains("large: is too large: at most "));
+        fs::remove_file(large).unwrap();
         assert!(read(Path::new("absent.jsonl")).unwrap_err().contains("absent.jsonl"));
     }
 

@@ -27,12 +27,19 @@ use std::path::{Path, PathBuf};
 use descriptor::Descriptor;
 
 use crate::layers::{Collection, Layer, LayerError, Same, read_text, token};
+use crate::machine;
 
 /// Files within files within files.
 const MOST_DEPTH: usize = 8;
 
 /// Files that a file brings with it.
 const MOST_FILES: usize = 1000;
+
+/// Bytes of these together.
+const MOST_BYTES: usize = 16 << 20;
+
+/// Problems of a file and those that it brings with it, each counted with each of its batches.
+const MOST_PROBLEMS: usize = 100_000;
 
 /// Options that leave the convolution what it is. (`--attr-…` and `-v…` are others.)
 const READ_OVER: [&str; 40] = [
@@ -88,6 +95,8 @@ pub fn parse(text: &str, source: &str) -> Result<Vec<Layer>, LayerError> {
         batches: vec![0],
         open: vec![PathBuf::from(source)],
         files: 0,
+        bytes: 0,
+        problems: 0,
     };
     reader.read(text, source)?;
     let layers = reader.collection.into_layers();
@@ -140,6 +149,10 @@ struct Reader {
     open: Vec<PathBuf>,
     /// Files read besides the first.
     files: usize,
+    /// Bytes of these.
+    bytes: usize,
+    /// Problems so far.
+    problems: usize,
 }
 
 impl Reader {
@@ -160,6 +173,10 @@ impl Reader {
     fn problem(&mut self, text: &str) -> Result<(), String> {
         let descriptor = Descriptor::parse(text)?;
         let (name, count) = name_and_count(&descriptor, text);
+        self.problems = self.problems.saturating_add(self.batches.len());
+        if self.problems > MOST_PROBLEMS {
+            return Err(format!("is more than can be followed: {MOST_PROBLEMS} problems, in all batches"));
+        }
         for &batch in &self.batches {
             let spec = descriptor.spec((batch > 0).then_some(batch))?;
             let name = match self.batches.len() {
@@ -248,6 +265,11 @@ impl Reader {
         }
         let text = read_text(&path)
             .map_err(|what| error(format!("`--batch={shown}`: {}: {what}", path.display())))?;
+        self.bytes = self.bytes.saturating_add(text.len());
+        if self.bytes > MOST_BYTES {
+            let most = machine::bytes(MOST_BYTES as u64);
+            return Err(error(format!("`--batch={shown}` is too much: {most} of files are read")));
+        }
         let name = path.display().to_string();
         self.open.push(path);
         self.read(&text, &name)?;
@@ -377,7 +399,20 @@ mod tests {
         assert!(read("--batch=wrong").unwrap_err().to_string().contains("wrong:1: `--dir=BWD_D`"));
         write("empty", "");
         assert!(read(&"--batch=empty\n".repeat(1001)).unwrap_err().to_string().contains("a:1001: "));
+        write("large", &"#\n".repeat(5 << 20));
+        let twice = read("--batch=large\n--batch=large").unwrap_err().to_string();
+        assert!(twice.ends_with("a:2: `--batch=large` is too much: 16 MiB of files are read"), "{twice}");
         fs::remove_dir_all(&folder).unwrap();
+    }
+
+    #[test]
+    fn no_list_of_batches_is_followed_without_end() {
+        let batches = |count: usize| format!("--mb={}1\n", "1,".repeat(count - 1));
+        // All of one shape, which is one layer.
+        assert_eq!(layers(&(batches(50_000) + "ic3ih8oc4kh3\nic3ih8oc4kh3")).len(), 1);
+        let got = layers(&(batches(50_001) + "ic3ih8oc4kh3\nic3ih8oc4kh3"));
+        let want = "folder/net.txt:3: `ic3ih8oc4kh3`: is more than can be followed: 100000 problems";
+        assert!(got.len() == 1 && got[0].starts_with(want), "{got:?}");
     }
 
     #[test]

@@ -11,6 +11,9 @@ pub(super) type Axis = Option<usize>;
 /// Most axes of a value.
 const MOST_AXES: usize = 16;
 
+/// Largest extent, which is what the format can state: sums with what windows add still fit 64 bits.
+const MOST_EXTENT: usize = i64::MAX as usize;
+
 /// Most elements that are kept: a shape's, or a few more.
 const MOST_NUMBERS: usize = 64;
 
@@ -90,6 +93,9 @@ impl Value {
                 "a value has {} axes, but at most {MOST_AXES} are followed",
                 self.shape.len()
             ));
+        }
+        if let Some(extent) = self.shape.iter().flatten().find(|&&extent| extent > MOST_EXTENT) {
+            return Err(format!("a value has an extent of {extent}, but at most {MOST_EXTENT} are followed"));
         }
         self.numbers = self.numbers.filter(|numbers| numbers.len() <= MOST_NUMBERS);
         Ok(self)

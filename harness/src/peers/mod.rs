@@ -63,6 +63,12 @@ pub fn find(names: &[String], paths: &Paths) -> Result<Vec<Box<dyn Engine>>, Str
     Ok(peers)
 }
 
+/// An error in one line, with its causes.
+fn one_line(error: &dyn std::error::Error) -> String {
+    let causes = std::iter::successors(Some(error), |error| error.source());
+    causes.map(|error| error.to_string().replace('\n', " ")).collect::<Vec<_>>().join(": ")
+}
+
 /// A peer that is compiled into this program.
 #[cfg(feature = "peers")]
 fn built_in(name: &'static str) -> Box<dyn Engine> {

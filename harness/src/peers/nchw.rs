@@ -1,4 +1,5 @@
-//! What peers have in common that know only NCHW: images of the other layout are brought into it and back.
+//! What peers have in common: shapes in NCHW, the bound of an error; and for those that know only this layout,
+//! images of the other are brought into it and back.
 
 use std::borrow::Cow;
 use std::time::{Duration, Instant};
@@ -48,12 +49,12 @@ pub(super) fn error_model(spec: &ConvSpec) -> ErrorModel {
     ErrorModel::Sum { k: terms as f64 + 3.0 }
 }
 
-/// Shape of the input in NCHW.
+/// Shape of the input, axes in the order of NCHW.
 pub(super) fn input_shape(spec: &ConvSpec) -> [usize; 4] {
     [spec.batch(), spec.in_channels(), spec.in_height(), spec.in_width()]
 }
 
-/// Shape of the output in NCHW.
+/// Shape of the output, axes in the order of NCHW.
 pub(super) fn output_shape(spec: &ConvSpec) -> [usize; 4] {
     [spec.batch(), spec.out_channels(), spec.out_height(), spec.out_width()]
 }

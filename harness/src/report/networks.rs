@@ -1,5 +1,7 @@
 //! Whole networks: the convolutions of an image, each as often as the network has it.
 
+use std::collections::HashSet;
+
 use crate::layers;
 use crate::report::results::Results;
 
@@ -84,14 +86,22 @@ fn network(results: &Results, name: &str, members: &[usize], setting: usize) -> 
         members.iter().filter_map(|&case| results.cases[case].spec.map(|spec| spec.batch())).collect();
     batches.sort_unstable();
     batches.dedup();
-    let known = layers::network(name).unwrap_or_default();
-    let has = |layer: &layers::Layer| members.iter().any(|&case| results.cases[case].layer == layer.name);
+    // A file of the user's may have the name of a network that the program carries.
+    let ran: HashSet<&str> = members.iter().map(|&case| results.cases[case].layer.as_str()).collect();
+    let mut known = layers::network(name).unwrap_or_default();
+    if !ran.iter().all(|ran| known.iter().any(|layer| layer.name == *ran)) {
+        known.clear();
+    }
     Some(Network {
         name: name.to_owned(),
         setting,
         batch: if let [batch] = batches[..] { Some(batch) } else { None },
         layers: members.len(),
-        missing: known.iter().filter(|layer| !has(layer)).map(|layer| layer.name.clone()).collect(),
+        missing: known
+            .into_iter()
+            .map(|layer| layer.name)
+            .filter(|layer| !ran.contains(layer.as_str()))
+            .collect(),
         engines: if engines.is_empty() { return None } else { engines },
     })
 }

@@ -330,18 +330,24 @@ pub struct Factor {
 /// medians.
 pub fn factor(own: &Record, other: &Record) -> Option<Factor> {
     let medians = time_of(other)? / time_of(own)?;
-    let paired = |row: &Record, base: &Record| {
-        let beside = row.baseline.as_deref() == Some(base.requested.as_str()) && row.run == base.run;
-        let ratio = row.ratio.filter(|ratio| beside && *ratio > 0.0)?;
-        Some((ratio, row.ratio_low.zip(row.ratio_high).filter(|(low, _)| *low > 0.0)))
-    };
     if own.requested == other.requested && own.role == other.role {
         return Some(Factor { ratio: 1.0, interval: None });
     }
-    let factor = paired(own, other).map(|(ratio, interval)| Factor { ratio, interval });
-    let inverse = || {
-        let (ratio, interval) = paired(other, own)?;
-        Some(Factor { ratio: 1.0 / ratio, interval: interval.map(|(low, high)| (1.0 / high, 1.0 / low)) })
+    let beside = own.run == other.run;
+    let of_pairs = |ratio: Option<f64>, low: Option<f64>, high: Option<f64>| {
+        let ratio = ratio.filter(|ratio| beside && *ratio > 0.0)?;
+        Some(Factor { ratio, interval: low.zip(high).filter(|(low, _)| *low > 0.0) })
     };
-    Some(factor.or_else(inverse).unwrap_or(Factor { ratio: medians, interval: None }))
+    let over_base = |row: &Record, base: &Record| {
+        let is_base = row.baseline.as_deref() == Some(base.requested.as_str());
+        of_pairs(row.ratio, row.ratio_low, row.ratio_high).filter(|_| is_base)
+    };
+    let inverse = |Factor { ratio, interval }: Factor| Factor {
+        ratio: 1.0 / ratio,
+        interval: interval.map(|(low, high)| (1.0 / high, 1.0 / low)),
+    };
+    let is_auto = own.requested == AUTO && own.role == Role::Main;
+    let of_auto = of_pairs(other.auto_ratio, other.auto_ratio_low, other.auto_ratio_high).filter(|_| is_auto);
+    let factor = of_auto.or_else(|| over_base(own, other)).or_else(|| over_base(other, own).map(inverse));
+    Some(factor.unwrap_or(Factor { ratio: medians, interval: None }))
 }

@@ -1,6 +1,7 @@
 //! Plots in logarithmic axes, as SVG.
 
 use std::fmt::Write;
+use std::ops::RangeInclusive;
 
 use crate::report::document::{Class, Line, Plot, PointStyle};
 use crate::report::html::{class_name, escape};
@@ -27,16 +28,22 @@ struct Axis {
     to: f64,
 }
 
+/// What an axis can reach: far beyond what anything measured is.
+const RANGE: RangeInclusive<f64> = 1e-30..=1e30;
+
 impl Axis {
     /// Over some positive values, with a margin; `None` without any.
     fn over(values: impl Iterator<Item = f64>, from: f64, to: f64) -> Option<Self> {
         let values = values.filter(|value| *value > 0.0 && value.is_finite());
+        let values = values.map(|value| value.clamp(*RANGE.start(), *RANGE.end()));
         let (low, high) = values.fold((f64::INFINITY, 0.0f64), |(low, high), v| (low.min(v), high.max(v)));
         let margin = (high / low).powf(0.06).max(1.3);
         (high > 0.0).then(|| Axis { low: low / margin, high: high * margin, from, to })
     }
 
+    /// Where a value is; at the axis's end if it lies beyond.
     fn at(&self, value: f64) -> f64 {
+        let value = value.max(self.low).min(self.high);
         let share = (value / self.low).ln() / (self.high / self.low).ln();
         self.from + share * (self.to - self.from)
     }
@@ -271,6 +278,11 @@ mod tests {
             "{ticks:?}"
         );
         assert_eq!(Axis::over([0.0, f64::NAN, -1.0].into_iter(), 0.0, 1.0), None);
+        // What no machine measures, but a file may claim.
+        let absurd = Axis::over([f64::MIN_POSITIVE, 1.0, f64::MAX].into_iter(), 0.0, 400.0).unwrap();
+        let ticks = absurd.ticks(38.0);
+        assert!((2..12).contains(&ticks.len()), "{absurd:?} {ticks:?}");
+        assert_eq!([absurd.at(-1.0), absurd.at(f64::MAX)], [0.0, 400.0]);
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::document::Warning;
-use super::results::{Results, Source};
+use super::results::{Factor, Results, Source};
 use super::standings::{Standings, noise};
 use super::{costs, html, ladder, markdown, networks, peers, refusals, scaling, sections, text};
 use crate::engine::{OURS, Ours};
@@ -122,6 +122,28 @@ fn ratios_are_those_of_pairs() {
     assert!(close(auto.own.over_baseline.unwrap().0, 3.2) && auto.own.over_baseline.unwrap().1 == 1);
 }
 
+/// A row's pairs with `auto` are taken where it has them, even if the baseline is another.
+#[test]
+fn ratios_of_auto_are_those_of_pairs_too() {
+    let with_auto = |row: Record, ratio: f64| {
+        let (low, high) = (Some(ratio - 0.5), Some(ratio + 0.5));
+        Record { auto_ratio: Some(ratio), auto_ratio_low: low, auto_ratio_high: high, ..row }
+    };
+    let peer = || with_auto(against(row("a", "peer", 200.0), "gemm", 1.4, 1.3, 1.5), 2.5);
+    let factor_of = |ours: Record, peer: Record| {
+        let results = results(vec![row("a", "gemm", 300.0), ours, peer]);
+        peers::duels(&results, 0).unwrap().duels[0].theirs[0].1.unwrap()
+    };
+    let auto = || against(row("a", "auto", 100.0), "gemm", 3.2, 3.1, 3.3);
+    assert_eq!(factor_of(auto(), peer()), Factor { ratio: 2.5, interval: Some((2.0, 3.0)) });
+    // Medians where another stands for ours, another run took the pairs, or there were none.
+    let medians = Factor { ratio: 2.0, interval: None };
+    assert_eq!(factor_of(row("a", "direct", 100.0), peer()), medians);
+    let run = Some(Arc::new(Run::new("another".to_owned())));
+    assert_eq!(factor_of(auto(), Record { run, ..peer() }), medians);
+    assert_eq!(factor_of(auto(), with_auto(peer(), f64::NAN)), medians);
+}
+
 /// Each mean is over the layers that both ran; the best of the others is another one on each layer.
 #[test]
 fn means_are_of_pairs() {
@@ -172,12 +194,18 @@ fn networks_need_every_layer() {
     let totals: Vec<_> = all[0].engines.iter().map(|t| (results.id(t.contestant), t.ns, t.layers)).collect();
     assert_eq!(totals, [("auto", Some(300.0), 2), ("gemm", Some(800.0), 2), ("part", None, 1)]);
     assert!(close(all[0].engines[0].over_baseline.unwrap(), 800.0 / 300.0));
-    let known = results_of_lenet();
-    assert_eq!(networks::networks(&known)[0].missing, ["c3", "c5"]);
 }
 
-fn results_of_lenet() -> Results {
-    results(vec![Record { network: "lenet5".to_owned(), ..row("c1", "auto", 1.0) }])
+#[test]
+fn networks_miss_the_layers_that_they_are_known_to_have() {
+    let missing = |layers: &[&str]| {
+        let row = |name: &&str| Record { network: "lenet5".to_owned(), ..row(name, "auto", 1.0) };
+        networks::networks(&results(layers.iter().map(row).collect())).remove(0).missing
+    };
+    assert_eq!(missing(&["c1"]), ["c3", "c5"]);
+    assert_eq!(missing(&["c1", "c3", "c5"]), Vec::<String>::new());
+    // A file of that name is another network.
+    assert_eq!(missing(&["c1", "mine"]), Vec::<String>::new());
 }
 
 #[test]

@@ -220,6 +220,18 @@ pub(crate) struct What {
     pub(crate) budget: Option<f64>,
 }
 
+impl What {
+    /// Refuses libraries of peers that are not asked for.
+    pub(crate) fn check(&self) -> Result<(), String> {
+        let asked = |peer: &str| self.peers.iter().any(|asked| asked == "all" || asked == peer);
+        let given = [("onednn", !self.onednn.is_empty()), ("onnxruntime", self.onnxruntime.is_some())];
+        match given.iter().find(|(peer, given)| *given && !asked(peer)) {
+            Some((peer, _)) => Err(format!("--{peer} is given, but --peers does not name {peer}, nor all")),
+            None => Ok(()),
+        }
+    }
+}
+
 #[derive(Debug, Args)]
 pub(crate) struct Bench {
     #[command(flatten)]
@@ -263,7 +275,7 @@ pub(crate) struct Compare {
 #[derive(Debug, Args)]
 pub(crate) struct Regret {
     /// Results of bench; without any, it is measured now
-    #[arg(value_name = "RESULTS")]
+    #[arg(value_name = "RESULTS", conflicts_with = "What")]
     pub(crate) results: Vec<PathBuf>,
     /// Print JSON
     #[arg(long)]

@@ -34,6 +34,7 @@ pub(crate) fn rows(what: &args::What) -> Result<Vec<Record>, Stop> {
 
 /// The layers, as they are to be measured; and what of their files cannot be.
 fn wanted(args: &args::What) -> Result<(Vec<Layer>, Vec<Skipped>), Stop> {
+    args.check().map_err(refused)?;
     let (layers, skipped) = layers(args)?;
     let layers = layers::with_layout(layers, args.layout.map(Into::into));
     Ok((layers::with_batches(layers, &args.batch).map_err(refused)?, skipped))

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use kernels::ConvSpec;
 
-use super::nchw;
+use super::{nchw, one_line};
 use crate::data::Tensors;
 use crate::engine::{Engine, Facts, Io, Prepared, Refusal};
 use crate::pinning::Pool;
@@ -68,12 +68,6 @@ fn timed<T>(
         last = Some(run()?);
     }
     Ok((start.elapsed(), last))
-}
-
-/// An error in one line, with its causes.
-fn one_line(error: &dyn std::error::Error) -> String {
-    let causes = std::iter::successors(Some(error), |error| error.source());
-    causes.map(|error| error.to_string().replace('\n', " ")).collect::<Vec<_>>().join(": ")
 }
 
 #[derive(Debug)]

@@ -7,7 +7,7 @@ use kernels::ConvSpec;
 use tract_onnx::prelude::multithread::{Executor, multithread_tract_scope};
 use tract_onnx::prelude::*;
 
-use super::{Made, Model, NO_RUN, nchw, timed};
+use super::{Made, Model, NO_RUN, nchw, one_line, timed};
 use crate::data::Tensors;
 use crate::engine::Refusal;
 use crate::onnx;
@@ -30,9 +30,9 @@ pub(super) fn make<'a>(spec: &ConvSpec, tensors: &'a Tensors, pool: &'a Pool) ->
             let model = tract_onnx::onnx().model_for_read(&mut &model[..])?.into_optimized()?;
             Ok((model.into_runnable()?, Arc::new(threads), start.elapsed()))
         })
-        .map_err(|error: TractError| Refusal::unsupported(one_line(&error)))?;
+        .map_err(|error: TractError| Refusal::unsupported(one_line(&*error)))?;
     let input = Tensor::from_shape(&nchw::input_shape(spec), &nchw::input(spec, tensors));
-    let input = input.map_err(|error| Refusal::unsupported(one_line(&error)))?.into();
+    let input = input.map_err(|error| Refusal::unsupported(one_line(&*error)))?.into();
     let implementation = operators(&plan);
     let model = Tract { plan, threads, input, last: None, pool };
     Ok(Made { model: Box::new(model), implementation, plan: time })
@@ -45,10 +45,6 @@ fn operators(plan: &TypedSimplePlan) -> String {
     format!("tract {}", names.join(" "))
 }
 
-fn one_line(error: &TractError) -> String {
-    format!("{error:#}").replace('\n', " ")
-}
-
 impl Model for Tract<'_> {
     fn time(&mut self, repeats: u64) -> Result<Duration, String> {
         let Tract { plan, threads, input, last, pool } = self;
@@ -56,7 +52,7 @@ impl Model for Tract<'_> {
             1 => Executor::SingleThread,
             _ => Executor::MultiThread(threads.clone()),
         };
-        let run = || plan.run(tvec!(input.clone())).map_err(|error| one_line(&error));
+        let run = || plan.run(tvec!(input.clone())).map_err(|error| one_line(&*error));
         let all = || multithread_tract_scope(executor, || timed(repeats, run));
         let (time, outputs) = pool.drive(|| threads.install(all))?;
         *last = outputs.and_then(|outputs| outputs.into_iter().next());
@@ -65,7 +61,7 @@ impl Model for Tract<'_> {
 
     fn output(&self) -> Result<Vec<f32>, String> {
         let value = self.last.as_ref().ok_or(NO_RUN)?;
-        let values = value.to_plain_array_view::<f32>().map_err(|error| one_line(&error))?;
+        let values = value.to_plain_array_view::<f32>().map_err(|error| one_line(&*error))?;
         Ok(values.iter().copied().collect())
     }
 }

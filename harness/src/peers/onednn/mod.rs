@@ -21,6 +21,7 @@ use kernels::{ConvSpec, ErrorModel, PlanOptions};
 use self::convolution::{Convolution, Description};
 use self::ffi::{Failure, Library};
 use crate::engine::{Engine, Facts, Io, Prepared, Refusal};
+use crate::peers::nchw;
 use crate::pinning::Pool;
 use crate::record::Status;
 
@@ -164,7 +165,7 @@ impl Engine for OneDnn {
                 workspace_bytes: scratch_bytes,
                 packed_bytes: Some(weights_bytes),
                 own_flops: None,
-                error_model: sum_model(spec),
+                error_model: nchw::error_model(spec),
             },
         };
         if prepared.facts.implementation.contains("wino") {
@@ -197,13 +198,6 @@ fn drive<R: Send>(library: &Library, pool: &Pool, work: impl FnOnce() -> R + Sen
         Some(openmp) => openmp.with_team(pool, work),
         None => work(),
     })
-}
-
-/// The bound of whatever sums the definition's products: a rounding for each product and each addition, in
-/// whatever order, and one for the bias.
-fn sum_model(spec: &ConvSpec) -> ErrorModel {
-    let [height, width] = spec.kernel();
-    ErrorModel::Sum { k: (spec.group_in_channels() * height * width) as f64 + 3.0 }
 }
 
 /// oneDNN publishes no bound for its Winograd, so it is held against that of ours with the same tiles:

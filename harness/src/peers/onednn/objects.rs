@@ -9,6 +9,7 @@ use kernels::{ConvSpec, Layout, Padding};
 use super::ffi::{
     self, Argument, ConstDescriptor, Destroy, Dims, Failure, Generation, Library, Object, check,
 };
+use crate::peers::nchw::{input_shape, output_shape};
 
 /// An object of the library that is destroyed with this.
 #[derive(Debug)]
@@ -153,30 +154,22 @@ impl Descriptors {
             strides[axis - 1] = strides[axis] * weights[axis];
         }
         Ok(Descriptors {
-            input: image(input_dims(spec))?,
+            input: image(input_shape(spec))?,
             weights: Descriptor::new(library, &weights, Some(&strides))?,
             bias: Descriptor::new(library, &[spec.out_channels()], Some(&[1]))?,
-            output: image(output_dims(spec))?,
+            output: image(output_shape(spec))?,
         })
     }
 
     /// As the library likes them best; the bias is always plain.
     fn of_any(library: &Library, spec: &ConvSpec) -> Result<Self, Failure> {
         Ok(Descriptors {
-            input: Descriptor::new(library, &input_dims(spec), None)?,
+            input: Descriptor::new(library, &input_shape(spec), None)?,
             weights: Descriptor::new(library, &weights_dims(spec), None)?,
             bias: Descriptor::new(library, &[spec.out_channels()], Some(&[1]))?,
-            output: Descriptor::new(library, &output_dims(spec), None)?,
+            output: Descriptor::new(library, &output_shape(spec), None)?,
         })
     }
-}
-
-fn input_dims(spec: &ConvSpec) -> [usize; 4] {
-    [spec.batch(), spec.in_channels(), spec.in_height(), spec.in_width()]
-}
-
-fn output_dims(spec: &ConvSpec) -> [usize; 4] {
-    [spec.batch(), spec.out_channels(), spec.out_height(), spec.out_width()]
 }
 
 /// With groups an axis more, in front.

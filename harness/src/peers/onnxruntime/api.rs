@@ -12,6 +12,8 @@ use ort_sys::{
     os_char,
 };
 
+use crate::peers::one_line;
+
 /// The oldest version whose table of functions holds what is declared here. The table only ever grows.
 const OLDEST: u32 = 17;
 
@@ -79,12 +81,6 @@ impl Library {
 /// The second number of a version that starts with `1.`.
 fn minor(version: &str) -> Option<u32> {
     version.strip_prefix("1.")?.split('.').next()?.parse().ok()
-}
-
-/// What the system's loader says.
-fn one_line(error: &dyn std::error::Error) -> String {
-    let cause = error.source().map_or_else(|| error.to_string(), |cause| cause.to_string());
-    cause.replace('\n', " ")
 }
 
 /// Something that the library has made and takes back.

@@ -19,10 +19,11 @@ pub(super) fn peers(results: &Results) -> Option<Section> {
     });
     if !blocks.is_empty() {
         let line = "Ours is auto, or the fastest of ours where auto did not run. × says how many times faster \
-                    ours is; in brackets its 95 % interval where both were sampled side by side. A library's \
-                    time does not hold the reordering of input and output into a layout of its own, which \
-                    stands after a plus sign. Means are geometric, each over the layers that both \
-                    ran, whose number stands behind it.";
+                    ours is: the median over pairs of samples taken side by side, with its 95 % interval in \
+                    brackets; without brackets the ratio of two medians, where there are no such pairs. A \
+                    library's time does not hold the reordering of input and output into a layout of its own, \
+                    which stands after a plus sign. Means are geometric, each over the layers that both ran, \
+                    whose number stands behind it.";
         blocks.insert(0, text(line));
     }
     section("peers", "Ours beside other libraries", blocks)
