@@ -237,7 +237,7 @@ fn layer_rows(
     Some(rows)
 }
 
-/// Each row beside the baseline, and the second row of a kernel beside its first.
+/// Each row beside the baseline and beside `auto`, and the second row of a kernel beside its first.
 fn compare(
     rows: &mut [Record],
     contenders: &[Contender<'_>],
@@ -249,7 +249,12 @@ fn compare(
         .zip(samples)
         .filter_map(|(contender, samples)| Some((contender.row, samples.as_ref().ok()?.as_slice())))
         .collect();
+    let auto = taken.iter().find(|(row, _)| rows[*row].role == Role::Main && rows[*row].requested == "auto");
     for &(row, own) in &taken {
+        if let Some(Ratio { ratio, interval }) = auto.and_then(|(_, auto)| Ratio::paired(own, auto)) {
+            rows[row].auto_ratio = Some(ratio);
+            (rows[row].auto_ratio_low, rows[row].auto_ratio_high) = interval.unzip();
+        }
         let base = match rows[row].role {
             Role::Main => baseline,
             Role::Aa => rows[row].requested.as_str(),
@@ -500,10 +505,19 @@ mod tests {
         assert!(rows[1].ratio.unwrap() > 1.0 && rows[1].first_ns.unwrap() > 0.0, "{:?}", rows[1]);
         assert_eq!((rows[1].baseline.as_deref(), rows[0].ratio), (Some("naive"), Some(1.0)));
         assert_eq!(rows[3].baseline.as_deref(), Some("naive"));
+        assert_eq!(rows[0].auto_ratio, None);
         assert!(rows[1].roof_fraction.unwrap() >= rows[1].peak_fraction.unwrap());
         assert_eq!((rows[2].status, rows[2].median_ns), (Status::Unsupported, None));
         assert!(rows[2].reason.as_ref().unwrap().starts_with("pointwise does not support kernel 3x3"));
         assert_eq!((rows[3].role, rows[3].requested.as_str()), (Role::Aa, "naive"));
+    }
+
+    #[test]
+    fn rows_stand_beside_auto() {
+        let request = request("a 1 c8 h9 w9 o8 k3 p1", &["auto", "naive"]);
+        let rows = bench(&request, &mut Quiet(usize::MAX)).unwrap();
+        assert_eq!(rows[0].auto_ratio, Some(1.0));
+        assert!(rows[1].auto_ratio.unwrap() > 1.0, "{:?}", rows[1]);
     }
 
     #[test]
