@@ -74,6 +74,15 @@ static RULES: &[Rule] = &[
     },
     Rule { algorithm: "direct", when: |_| true, reason: "sums in registers, without an im2col buffer" },
     Rule { algorithm: "im2col-gemm", when: |_| true, reason: "a matrix product covers every shape" },
+    // What was passed over above because another kernel is faster, in builds that lack the other.
+    Rule { algorithm: "pointwise", when: |_| true, reason: "this build has no faster kernel for it" },
+    Rule { algorithm: "depthwise", when: |_| true, reason: "this build has no faster kernel for it" },
+    #[cfg(feature = "winograd")]
+    Rule {
+        algorithm: "winograd",
+        when: |c| c.options.accuracy == Accuracy::Standard,
+        reason: "this build has no faster kernel for it",
+    },
     Rule {
         algorithm: "naive",
         when: |_| true,
@@ -91,8 +100,14 @@ pub fn explain(spec: &ConvSpec, options: &PlanOptions) -> Result<Choice, Unavail
 }
 
 fn choose(context: Context<'_>) -> Choice {
+    choose_among(context, &|_| true)
+}
+
+/// The choice in a build that has some of the kernels, `naive` among them.
+fn choose_among(context: Context<'_>, has: &dyn Fn(&str) -> bool) -> Choice {
     let (rule, kernel) = RULES
         .iter()
+        .filter(|rule| has(rule.algorithm))
         .filter_map(|rule| Some((rule, registry::kernel(rule.algorithm).ok()?)))
         .find(|(rule, kernel)| (rule.when)(context) && kernel.supports(context.spec).is_ok())
         .unwrap_or_else(|| unreachable!("naive supports everything and is in every build"));
@@ -160,6 +175,27 @@ mod tests {
         // Where the third cache is close, streamed weights weigh less beside the products.
         let zen4 = CacheSizes { l1d: 32 << 10, l2: 1 << 20, l3: 32 << 20 };
         check("c512 h7 w7 o512 k3 p1", Isa::Avx512, Some(25), zen4, "winograd");
+    }
+
+    /// A build of one family takes its kernel for all that it covers, not the definition.
+    #[test]
+    fn one_family_alone_is_better_than_naive() {
+        let options = PlanOptions::default();
+        let isa = Isa::Avx512;
+        let caches = CacheSizes::FALLBACK;
+        for (text, algorithm) in [
+            ("c512 h7 w7 o2048 k1", "pointwise"),
+            ("c3 h224 w224 o64 k3 p1", "winograd"),
+            ("c1 h28 w28 o6 k5 p2", "depthwise"),
+            ("c256 h56 w56 o64 k1", "im2col-gemm"),
+            ("c64 h56 w56 o64 k3 p1", "direct"),
+        ] {
+            let spec: ConvSpec = text.parse().unwrap();
+            let context =
+                Context { spec: &spec, options: &options, isa, rates: Rates::of(isa, None), caches };
+            let choice = choose_among(context, &|name| name == algorithm || name == "naive");
+            assert_eq!(choice.algorithm, algorithm, "`{text}`");
+        }
     }
 
     #[test]

@@ -1,6 +1,8 @@
 //! What is known of a CPU beyond its instruction sets and the sizes of its caches, where no flag tells: few
 //! shipped constants that weigh costs against each other. Wrong ones cost speed, never correctness.
 
+use std::sync::OnceLock;
+
 use crate::simd::Isa;
 
 /// What costs weigh on a CPU.
@@ -18,7 +20,9 @@ pub(crate) struct Rates {
 impl Rates {
     /// Of this machine with an instruction set.
     pub(crate) fn detect(isa: Isa) -> Self {
-        Rates::of(isa, amd_family())
+        // Asked once: in a virtual machine each question takes many microseconds.
+        static FAMILY: OnceLock<Option<u32>> = OnceLock::new();
+        Rates::of(isa, *FAMILY.get_or_init(amd_family))
     }
 
     /// Of a CPU of this family of AMD, or of another maker.
