@@ -8,8 +8,10 @@ use rand_chacha::ChaCha8Rng;
 
 /// Something to be timed.
 pub struct Subject<'a> {
-    /// Runs a number of times and says how long that took in all.
-    pub run: Box<dyn FnMut(u64) -> Result<Spent, String> + 'a>,
+    /// Runs its plan of some number a number of times and says how long that took in all.
+    pub run: Box<dyn FnMut(usize, u64) -> Result<Spent, String> + 'a>,
+    /// Plans that take turns, a sample each.
+    pub plans: usize,
     /// Time to be spent on its samples.
     pub time: Duration,
     /// Whether it is run once untimed before each sample, because another's turn has just emptied the
@@ -40,6 +42,8 @@ impl Spent {
 pub struct Sample {
     /// The round in which it was taken.
     pub round: usize,
+    /// The plan that ran.
+    pub plan: usize,
     /// Nanoseconds of one run.
     pub ns: f64,
 }
@@ -107,16 +111,17 @@ pub fn in_turns(
             if !carry_on() {
                 return samples;
             }
+            let plan = taken.len() % subjects[i].plans.max(1);
             let mut turn = || {
                 if untimed {
-                    spent += (subjects[i].run)(1)?.total;
+                    spent += (subjects[i].run)(plan, 1)?.total;
                 }
-                (subjects[i].run)(repeats)
+                (subjects[i].run)(plan, repeats)
             };
             match turn() {
                 Ok(Spent { timed, total }) => {
                     spent += total;
-                    taken.push(Sample { round, ns: timed.as_nanos() as f64 / repeats as f64 });
+                    taken.push(Sample { round, plan, ns: timed.as_nanos() as f64 / repeats as f64 });
                 }
                 Err(failure) => samples[i] = Err(failure),
             }
@@ -133,7 +138,7 @@ fn warm_up(subject: &mut Subject<'_>) -> Result<Paced, String> {
     let mut spent = Duration::ZERO;
     let mut last = f64::INFINITY;
     let (repeats, each) = loop {
-        let Spent { timed, total } = (subject.run)(repeats)?;
+        let Spent { timed, total } = (subject.run)(0, repeats)?;
         spent += total;
         let each = timed.as_nanos() as f64 / repeats as f64;
         let long_enough = total >= sample || repeats >= subject.most_repeats;
@@ -167,11 +172,17 @@ mod tests {
 
     /// A clock that a test drives: a run of subject i takes as many milliseconds as it says.
     fn subject<'a>(log: &'a RefCell<Vec<usize>>, i: usize, millis: u64, time: u64) -> Subject<'a> {
-        let run = move |repeats: u64| {
+        let run = move |_: usize, repeats: u64| {
             log.borrow_mut().push(i);
             Ok(Spent::all(Duration::from_millis(millis * repeats)))
         };
-        Subject { run: Box::new(run), time: Duration::from_millis(time), warm: false, most_repeats: u64::MAX }
+        Subject {
+            run: Box::new(run),
+            plans: 3,
+            time: Duration::from_millis(time),
+            warm: false,
+            most_repeats: u64::MAX,
+        }
     }
 
     #[test]
@@ -184,6 +195,7 @@ mod tests {
         for (samples, millis) in samples.iter().zip([2.0, 4.0, 30.0]) {
             assert!(samples.iter().all(|sample| sample.ns == 1e6 * millis), "{samples:?}");
             assert!(samples.windows(2).all(|pair| pair[0].round < pair[1].round));
+            assert!(samples.iter().enumerate().all(|(turn, sample)| sample.plan == turn % 3));
         }
         // 4 ms a sample (two runs of the first subject), of 300 ms: 75 rounds; 10 turns for the slow one.
         assert_eq!(samples.iter().map(Vec::len).collect::<Vec<_>>(), [75, 75, 10]);
@@ -228,7 +240,7 @@ mod tests {
         let log = RefCell::new(Vec::new());
         let mut left = 8;
         let failing = Subject {
-            run: Box::new(move |repeats| {
+            run: Box::new(move |_, repeats| {
                 left -= 1;
                 if left > 0 {
                     Ok(Spent::all(Duration::from_millis(4 * repeats)))
@@ -236,6 +248,7 @@ mod tests {
                     Err("lost".to_owned())
                 }
             }),
+            plans: 1,
             time: Duration::from_millis(100),
             warm: false,
             most_repeats: 1,

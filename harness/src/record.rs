@@ -104,6 +104,9 @@ pub struct Record {
     pub reason: Option<String>,
     /// Samples taken.
     pub samples: usize,
+    /// Plans that the samples are of, in turn.
+    #[serde(default)]
+    pub plans: usize,
     /// Median of the samples.
     pub median_ns: Option<f64>,
     /// The fastest sample.
@@ -348,6 +351,7 @@ pub(crate) mod tests {
     use super::*;
     use crate::engine::Ours;
     use crate::layers::Layer;
+    use crate::measure::Sample;
     use crate::pinning::Pool;
 
     /// A row of a kernel that took so long on a layer with one thread and warm caches.
@@ -357,7 +361,7 @@ pub(crate) mod tests {
         let naive = Ours(kernels::kernel("naive").unwrap());
         let mut row = crate::bench::blank(&layer, &naive, &Pool::new(1).unwrap(), Clock::Warm, None);
         (row.requested, row.kernel) = (kernel.to_owned(), kernel.to_owned());
-        row.set_times(&Statistics::of(&[ns; 3]).unwrap(), &spec, None);
+        row.set_times(&Statistics::of(&[Sample { round: 0, plan: 0, ns }]).unwrap(), &spec, None);
         row
     }
 

@@ -65,9 +65,9 @@ impl fmt::Debug for Rotation<'_> {
 }
 
 impl<'a> Rotation<'a> {
-    /// Runs on the same buffers.
-    pub fn warm(prepared: Box<dyn Prepared + 'a>) -> Self {
-        Rotation { sets: vec![prepared], next: 0, ballast: None }
+    /// Runs of one of some plans, all on the same buffers.
+    pub fn warm(plans: Vec<Box<dyn Prepared + 'a>>) -> Self {
+        Rotation { sets: plans, next: 0, ballast: None }
     }
 
     /// Runs on each set in turn, after ballast was read.
@@ -75,19 +75,20 @@ impl<'a> Rotation<'a> {
         Rotation { sets, next: 0, ballast: Some(ballast) }
     }
 
-    /// Sets of buffers.
+    /// Plans; for cold caches each has buffers of its own.
     pub fn sets(&self) -> usize {
         self.sets.len()
     }
 
-    /// Runs so many times.
+    /// Runs so many times: the plan of this number, or with cold caches all in turn.
     ///
     /// # Errors
     /// When a library fails.
-    pub fn time(&mut self, repeats: u64) -> Result<Spent, String> {
+    pub fn time(&mut self, plan: usize, repeats: u64) -> Result<Spent, String> {
         let start = Instant::now();
         let Some(ballast) = self.ballast else {
-            let timed = self.sets[0].time(repeats)?;
+            let plan = plan % self.sets.len();
+            let timed = self.sets[plan].time(repeats)?;
             return Ok(Spent { timed, total: start.elapsed() });
         };
         let mut timed = Duration::ZERO;
@@ -133,7 +134,8 @@ mod tests {
         }
     }
 
-    /// Cold runs take every set in turn, one run each, and only the runs are timed.
+    /// Cold runs take every set in turn, one run each, and only the runs are timed; warm ones stay with the
+    /// plan they are told.
     #[test]
     fn sets_take_turns() {
         let log = std::cell::RefCell::new(Vec::new());
@@ -143,11 +145,13 @@ mod tests {
         let memory = vec![1.0; 4096];
         let ballast = Ballast { memory: &memory, each: 1024, pool: &pool, isa: Isa::Wide };
         let mut rotation = Rotation::cold(sets, ballast);
-        assert_eq!(rotation.time(4).unwrap().timed, Duration::from_millis(4));
-        rotation.time(1).unwrap();
+        assert_eq!(rotation.time(0, 4).unwrap().timed, Duration::from_millis(4));
+        rotation.time(0, 1).unwrap();
         assert_eq!(*log.borrow(), [0, 1, 2, 0, 1]);
-        let mut warm = Rotation::warm(Box::new(Noting(7, &log)));
-        assert_eq!(warm.time(2).unwrap().timed, Duration::from_millis(2));
-        assert_eq!(log.borrow()[5..], [7, 7]);
+        let plans = vec![Box::new(Noting(7, &log)) as Box<dyn Prepared + '_>, Box::new(Noting(8, &log))];
+        let mut warm = Rotation::warm(plans);
+        assert_eq!(warm.time(1, 2).unwrap().timed, Duration::from_millis(2));
+        warm.time(0, 1).unwrap();
+        assert_eq!(log.borrow()[5..], [8, 8, 7]);
     }
 }

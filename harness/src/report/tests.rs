@@ -8,6 +8,7 @@ use super::standings::{Standings, noise};
 use super::{costs, html, ladder, markdown, networks, peers, refusals, scaling, sections, text};
 use crate::engine::{OURS, Ours};
 use crate::layers::Layer;
+use crate::measure::Sample;
 use crate::provenance::Run;
 use crate::record::{Clock, Record, Role, Roofs, Status};
 use crate::statistics::Statistics;
@@ -25,7 +26,7 @@ fn row(name: &str, id: &str, median: f64) -> Record {
     if id.starts_with("peer") {
         row.engine = id.to_owned();
     }
-    row.set_times(&Statistics::of(&[median; 3]).unwrap(), &spec, None);
+    row.set_times(&Statistics::of(&[Sample { round: 0, plan: 0, ns: median }]).unwrap(), &spec, None);
     row.set_roofs(Roofs { peak: 200.0, bandwidth: 50.0, level: "L2" });
     (row.workspace_bytes, row.packed_bytes, row.plan_ns) = (Some(1000), Some(1200), Some(50.0));
     row

@@ -1,0 +1,259 @@
+//! The engines of a layer against each other: prepared, verified, timed in turns, compared.
+
+use std::cell::RefCell;
+use std::time::Duration;
+
+use kernels::{CacheSizes, Isa, Workspace};
+
+use super::roofs::{roofs_for, set_roofs};
+use super::row::{FEW_POINTS, blank, sampling, verified};
+use super::{Observer, Request};
+use crate::check::Sampling;
+use crate::data::{self, Kind, Tensors};
+use crate::engine::{Engine, Io, OURS, Prepared, Refusal};
+use crate::layers::Layer;
+use crate::machine;
+use crate::measure::{Sample, Spent, Subject, in_turns};
+use crate::pinning::Pool;
+use crate::record::{Clock, Record, Role, Status};
+use crate::rotation::{Ballast, Rotation, sets_and_ballast};
+use crate::statistics::{Ratio, Statistics};
+
+/// Plans of a kernel that take turns within a warm row, at most: two plans of one layer differ in speed by
+/// where their memory lies, and that belongs to what a figure is unsure of.
+const MOST_PLANS: usize = 8;
+/// The share of a row's time that making and verifying more than one plan may take, and the most of it.
+const PLANS_SHARE: u32 = 5;
+const PLANS_TIME: Duration = Duration::from_millis(100);
+
+/// An engine that has given a right result.
+struct Contender<'a> {
+    /// The row that tells of it.
+    row: usize,
+    rotation: Rotation<'a>,
+    own_flops: Option<u64>,
+}
+
+/// What all engines of a layer share.
+struct Arena<'a> {
+    layer: &'a Layer,
+    pool: &'a Pool,
+    clock: Clock,
+    /// Time of a row.
+    time: Duration,
+    /// Plans of a warm row at most.
+    plans: usize,
+    tensors: Vec<Tensors>,
+    outputs: Vec<RefCell<Vec<f32>>>,
+    workspace: RefCell<Workspace<'static>>,
+    /// Read between cold runs, so many f32s each time.
+    ballast: Vec<f32>,
+    ballast_each: usize,
+}
+
+impl<'a> Arena<'a> {
+    fn new(
+        layer: &'a Layer,
+        pool: &'a Pool,
+        clock: Clock,
+        time: Duration,
+        engines: usize,
+    ) -> Result<Self, String> {
+        let (sets, ballast) = match clock {
+            Clock::Warm => (1, 0),
+            Clock::Cold => sets_and_ballast(layer.spec.min_bytes(), CacheSizes::detect()),
+        };
+        machine::check_memory(&layer.spec, engines, sets)?;
+        let plans = match clock {
+            Clock::Warm if machine::check_memory(&layer.spec, engines, MOST_PLANS).is_ok() => MOST_PLANS,
+            _ => 1,
+        };
+        let tensors = data::tensors(&layer.spec, Kind::Real, 0);
+        let tensors: Vec<Tensors> = (0..sets).map(|_| tensors.clone()).collect();
+        let outputs = tensors.iter().map(|tensors| RefCell::new(tensors.previous.clone())).collect();
+        Ok(Arena {
+            layer,
+            pool,
+            clock,
+            time,
+            plans,
+            tensors,
+            outputs,
+            workspace: RefCell::new(Workspace::default()),
+            ballast: vec![1.0; sets * ballast / 4],
+            ballast_each: ballast / 4,
+        })
+    }
+
+    fn io(&self, set: usize) -> Io<'_> {
+        Io { tensors: &self.tensors[set], output: &self.outputs[set], workspace: &self.workspace }
+    }
+
+    /// An engine's contender: its first plan verified as `row` then tells, all others at fewer places.
+    fn contender<'b>(
+        &'b self,
+        engine: &'b dyn Engine,
+        index: usize,
+        row: &mut Record,
+    ) -> Result<Contender<'b>, Refusal> {
+        let first = verified(engine, self.layer, self.io(0), self.pool, sampling(self.layer), row)?;
+        let own_flops = first.facts().own_flops;
+        let (plans, sets) = match self.clock {
+            Clock::Warm => (self.plans_of(engine, row), 1),
+            Clock::Cold => (1, self.tensors.len()),
+        };
+        let mut all = vec![first];
+        for next in 1..plans.max(sets) {
+            all.push(self.another(engine, next % sets)?);
+        }
+        row.plans = all.len();
+        let rotation = match self.clock {
+            Clock::Warm => Rotation::warm(all),
+            Clock::Cold => {
+                // Some instruction set is there, or no kernel would be.
+                let isa = Isa::best().unwrap_or(Isa::Wide);
+                let (memory, each, pool) = (&self.ballast[..], self.ballast_each, self.pool);
+                Rotation::cold(all, Ballast { memory, each, pool, isa })
+            }
+        };
+        Ok(Contender { row: index, rotation, own_flops })
+    }
+
+    fn another<'b>(&'b self, engine: &'b dyn Engine, set: usize) -> Result<Box<dyn Prepared + 'b>, Refusal> {
+        let mut row = blank(self.layer, engine, self.pool, self.clock, None);
+        verified(engine, self.layer, self.io(set), self.pool, Sampling::Points(FEW_POINTS), &mut row)
+    }
+
+    /// How many plans there is time for. Other libraries have one: theirs bring threads of their own.
+    fn plans_of(&self, engine: &dyn Engine, row: &Record) -> usize {
+        if engine.engine() != OURS {
+            return 1;
+        }
+        let each = row.plan_ns.unwrap_or(0.0) + row.first_ns.unwrap_or(0.0);
+        let budget = (self.time / PLANS_SHARE).min(PLANS_TIME).as_nanos() as f64;
+        // As a float it may be anything; as an integer it saturates.
+        1 + ((budget / each.max(1.0)) as usize).min(self.plans - 1)
+    }
+}
+
+/// The rows of a layer; nothing if stopped meanwhile.
+pub(super) fn rows(
+    layer: &Layer,
+    pool: &Pool,
+    clock: Clock,
+    request: &Request,
+    observer: &mut dyn Observer,
+) -> Option<Vec<Record>> {
+    let engines = request.engines(layer);
+    let engine = |row: usize| engines[row].engine();
+    let mut rows: Vec<Record> =
+        (0..engines.len()).map(|row| blank(layer, engine(row), pool, clock, Some(&request.run))).collect();
+    let arena = match Arena::new(layer, pool, clock, request.time, engines.len() + 1) {
+        Ok(arena) => arena,
+        Err(reason) => {
+            for row in &mut rows {
+                row.refuse(Refusal { status: Status::TooLarge, reason: reason.clone() });
+            }
+            return Some(rows);
+        }
+    };
+    let mut contenders: Vec<Contender<'_>> = Vec::new();
+    for (index, row) in rows.iter_mut().enumerate() {
+        if !observer.carry_on() {
+            return None;
+        }
+        match arena.contender(engine(index), index, row) {
+            Ok(contender) => contenders.push(contender),
+            Err(refusal) => row.refuse(refusal),
+        }
+    }
+    // The first that works runs twice: what differs between its two rows is noise.
+    if let Some(first) = contenders.first().map(|contender| contender.row) {
+        let mut again = Record { role: Role::Aa, ..rows[first].clone() };
+        match arena.contender(engine(first), rows.len(), &mut again) {
+            Ok(contender) => contenders.push(contender),
+            Err(refusal) => again.refuse(refusal),
+        }
+        rows.push(again);
+    }
+    time(&arena, &mut contenders, &mut rows, request, observer)?;
+    Some(rows)
+}
+
+/// Times the contenders and the roofs over them in turns, and tells the rows; nothing if stopped meanwhile.
+fn time(
+    arena: &Arena<'_>,
+    contenders: &mut [Contender<'_>],
+    rows: &mut [Record],
+    request: &Request,
+    observer: &mut dyn Observer,
+) -> Option<()> {
+    let Arena { layer, pool, clock, .. } = *arena;
+    let roofs = if request.roofs { roofs_for(layer, clock, rows, pool) } else { Vec::new() };
+    let mut subjects: Vec<Subject<'_>> = Vec::new();
+    for Contender { rotation, .. } in &mut *contenders {
+        // A cold rotation never runs twice on a set within a sample.
+        let (plans, most_repeats) = match clock {
+            Clock::Warm => (rotation.sets(), u64::MAX),
+            Clock::Cold => (1, rotation.sets() as u64),
+        };
+        let run = Box::new(move |plan, repeats| rotation.time(plan, repeats));
+        subjects.push(Subject { run, plans, time: request.time, warm: clock == Clock::Warm, most_repeats });
+    }
+    for (_, roof) in &roofs {
+        let run = Box::new(|_, repeats| Ok(Spent::all(roof.time(pool, repeats).0)));
+        let time = request.time / 4;
+        subjects.push(Subject { run, plans: 1, time, warm: true, most_repeats: u64::MAX });
+    }
+    let samples = in_turns(&mut subjects, &mut || observer.carry_on());
+    drop(subjects);
+    if !observer.carry_on() {
+        return None;
+    }
+    let (of_rows, of_roofs) = samples.split_at(contenders.len());
+    for (contender, samples) in contenders.iter().zip(of_rows) {
+        let row = &mut rows[contender.row];
+        match samples {
+            Ok(samples) => row.set_times(&Statistics::of(samples)?, &layer.spec, contender.own_flops),
+            Err(failure) => row.refuse(Refusal::unavailable(failure)),
+        }
+    }
+    compare(rows, contenders, of_rows, &request.baseline);
+    let rates = of_roofs.iter().zip(&roofs).filter_map(|(samples, (of, roof))| {
+        let fastest = samples.as_ref().ok()?.iter().map(|sample| sample.ns).min_by(f64::total_cmp)?;
+        Some((*of, roof.time(pool, 1).1 as f64 / fastest))
+    });
+    set_roofs(rows, &rates.collect::<Vec<_>>());
+    Some(())
+}
+
+/// Each row beside the baseline and beside `auto`, and the second row of a kernel beside its first.
+fn compare(
+    rows: &mut [Record],
+    contenders: &[Contender<'_>],
+    samples: &[Result<Vec<Sample>, String>],
+    baseline: &str,
+) {
+    let taken: Vec<(usize, &[Sample])> = contenders
+        .iter()
+        .zip(samples)
+        .filter_map(|(contender, samples)| Some((contender.row, samples.as_ref().ok()?.as_slice())))
+        .collect();
+    let auto = taken.iter().find(|(row, _)| rows[*row].role == Role::Main && rows[*row].requested == "auto");
+    for &(row, own) in &taken {
+        if let Some(Ratio { ratio, interval }) = auto.and_then(|(_, auto)| Ratio::paired(own, auto)) {
+            rows[row].auto_ratio = Some(ratio);
+            (rows[row].auto_ratio_low, rows[row].auto_ratio_high) = interval.unzip();
+        }
+        let base = match rows[row].role {
+            Role::Main => baseline,
+            Role::Aa => rows[row].requested.as_str(),
+        };
+        let of_base = |other: &Record| other.role == Role::Main && other.requested == base;
+        let Some((_, theirs)) = taken.iter().find(|(other, _)| of_base(&rows[*other])) else { continue };
+        if let Some(ratio) = Ratio::paired(theirs, own) {
+            let base = base.to_owned();
+            rows[row].set_ratio(&base, ratio);
+        }
+    }
+}

@@ -1,0 +1,215 @@
+//! Rows of a benchmark: every engine on every layer, verified, then timed in turns.
+
+mod contest;
+mod roofs;
+mod row;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use kernels::Kernel;
+
+use crate::engine::{Engine, Ours};
+use crate::layers::Layer;
+use crate::pinning::Pool;
+use crate::provenance::Run;
+use crate::record::{Clock, Record};
+
+pub use row::{blank, sampling, verified};
+
+/// What to measure.
+#[derive(Debug)]
+pub struct Request {
+    /// The layers.
+    pub layers: Vec<Layer>,
+    /// The kernels; empty means [`usual`].
+    pub kernels: Vec<&'static dyn Kernel>,
+    /// Other libraries.
+    pub peers: Vec<Box<dyn Engine>>,
+    /// Numbers of threads.
+    pub threads: Vec<usize>,
+    /// States of the caches.
+    pub clocks: Vec<Clock>,
+    /// Time for the samples of each row.
+    pub time: Duration,
+    /// Whether the machine's roofs are measured beside each row.
+    pub roofs: bool,
+    /// The id that speeds are compared with.
+    pub baseline: String,
+    /// The run that the rows are of.
+    pub run: Arc<Run>,
+}
+
+/// What speeds are compared with when nothing else is asked for: the method of most frameworks, on every
+/// layer.
+pub const BASELINE: &str = "im2col-gemm";
+
+impl Request {
+    /// Rows of a layer, as far as can be known before, with the second of the first kernel.
+    pub fn rows_of(&self, layer: &Layer) -> usize {
+        self.engines(layer).len() + 1
+    }
+
+    fn engines<'a>(&'a self, layer: &Layer) -> Vec<Candidate<'a>> {
+        let kernels = if self.kernels.is_empty() { usual(layer) } else { self.kernels.clone() };
+        let ours = kernels.into_iter().map(|kernel| Candidate::Ours(Ours(kernel)));
+        ours.chain(self.peers.iter().map(|peer| Candidate::Peer(peer.as_ref()))).collect()
+    }
+}
+
+enum Candidate<'a> {
+    Ours(Ours),
+    Peer(&'a dyn Engine),
+}
+
+impl Candidate<'_> {
+    fn engine(&self) -> &dyn Engine {
+        match self {
+            Candidate::Ours(ours) => ours,
+            Candidate::Peer(peer) => *peer,
+        }
+    }
+}
+
+/// Follows a benchmark.
+pub trait Observer {
+    /// The next rows are of this layer, number of threads and state of the caches.
+    fn next(&mut self, layer: &Layer, threads: usize, clock: Clock);
+    /// Rows of a layer, a number of threads and a state of the caches are complete.
+    fn rows(&mut self, rows: &[Record]);
+    /// Whether to go on; asked often.
+    fn carry_on(&mut self) -> bool;
+}
+
+/// Naive kernels are slow: beyond this they are measured only by name.
+const MOST_NAIVE_MACS: u64 = 50_000_000;
+
+/// The kernels that are measured on a layer when none are named: each algorithm with the best
+/// instruction set of the machine, where it supports the layer.
+pub fn usual(layer: &Layer) -> Vec<&'static dyn Kernel> {
+    kernels::kernels()
+        .filter(|kernel| kernel.isa().is_none() && kernel.supports(&layer.spec).is_ok())
+        .filter(|kernel| kernel.id() != "naive" || layer.spec.macs() <= MOST_NAIVE_MACS)
+        .collect()
+}
+
+/// Measures all rows. Ends early, with what is complete, when the observer says so.
+///
+/// # Errors
+/// When threads cannot be started.
+pub fn bench(request: &Request, observer: &mut dyn Observer) -> Result<Vec<Record>, String> {
+    let pools: Vec<Pool> =
+        request.threads.iter().map(|&threads| Pool::new(threads)).collect::<Result<_, _>>()?;
+    let mut all = Vec::new();
+    for layer in &request.layers {
+        for pool in &pools {
+            for &clock in &request.clocks {
+                if !observer.carry_on() {
+                    return Ok(all);
+                }
+                observer.next(layer, pool.threads(), clock);
+                if let Some(rows) = contest::rows(layer, pool, clock, request, observer) {
+                    observer.rows(&rows);
+                    all.extend(rows);
+                }
+            }
+        }
+    }
+    Ok(all)
+}
+
+#[cfg(test)]
+mod tests {
+    use kernels::CacheSizes;
+
+    use super::*;
+    use crate::layers;
+    use crate::limits::level_of;
+    use crate::record::{Role, Status};
+
+    struct Quiet(usize);
+
+    impl Observer for Quiet {
+        fn next(&mut self, _: &Layer, _: usize, _: Clock) {}
+        fn rows(&mut self, _: &[Record]) {}
+        fn carry_on(&mut self) -> bool {
+            self.0 = self.0.saturating_sub(1);
+            self.0 > 0
+        }
+    }
+
+    fn request(text: &str, ids: &[&str]) -> Request {
+        Request {
+            layers: layers::parse(text, "test").unwrap(),
+            kernels: ids.iter().map(|id| kernels::kernel(id).unwrap()).collect(),
+            peers: Vec::new(),
+            threads: vec![1],
+            clocks: vec![Clock::Warm],
+            time: Duration::from_millis(10),
+            roofs: true,
+            baseline: "naive".to_owned(),
+            run: Arc::new(Run::new("test".to_owned())),
+        }
+    }
+
+    #[test]
+    fn rows_are_complete() {
+        let request = request("a 2 c8 h9 w9 o8 k3 p1", &["naive", "direct", "pointwise"]);
+        let rows = bench(&request, &mut Quiet(usize::MAX)).unwrap();
+        assert_eq!(rows.len(), 4);
+        for row in [&rows[0], &rows[1], &rows[3]] {
+            assert_eq!((row.status, row.count, row.threads), (Status::Ok, 2, 1), "{row:?}");
+            assert!(row.median_ns.unwrap() > 0.0 && row.peak_fraction.unwrap() > 0.0);
+            // A busy machine may leave too few samples for an interval.
+            if let (Some(low), Some(high)) = (row.ci_low_ns, row.ci_high_ns) {
+                assert!(low <= row.median_ns.unwrap() && row.median_ns.unwrap() <= high);
+            }
+            assert!(row.max_error.unwrap() <= row.error_bound.unwrap());
+        }
+        assert!(rows[1].ratio.unwrap() > 1.0 && rows[1].first_ns.unwrap() > 0.0, "{:?}", rows[1]);
+        assert_eq!((rows[1].baseline.as_deref(), rows[0].ratio), (Some("naive"), Some(1.0)));
+        assert_eq!(rows[3].baseline.as_deref(), Some("naive"));
+        assert_eq!(rows[0].auto_ratio, None);
+        assert!(rows[1].roof_fraction.unwrap() >= rows[1].peak_fraction.unwrap());
+        assert_eq!((rows[2].status, rows[2].median_ns), (Status::Unsupported, None));
+        assert!(rows[2].reason.as_ref().unwrap().starts_with("pointwise does not support kernel 3x3"));
+        assert_eq!((rows[3].role, rows[3].requested.as_str()), (Role::Aa, "naive"));
+    }
+
+    #[test]
+    fn rows_stand_beside_auto() {
+        let request = request("a 1 c8 h9 w9 o8 k3 p1", &["auto", "naive"]);
+        let rows = bench(&request, &mut Quiet(usize::MAX)).unwrap();
+        assert_eq!(rows[0].auto_ratio, Some(1.0));
+        assert!(rows[1].auto_ratio.unwrap() > 1.0, "{:?}", rows[1]);
+    }
+
+    #[test]
+    fn usual_kernels_are_those_that_can() {
+        let layer = |spec: &str| layers::parse(&format!("a 1 {spec}"), "test").unwrap().remove(0);
+        let ids = |spec: &str| usual(&layer(spec)).iter().map(|kernel| kernel.id()).collect::<Vec<_>>();
+        assert!(ids("c8 h9 w9 o8 k3").contains(&"naive"));
+        assert!(!ids("c64 h56 w56 o64 k3").contains(&"naive"));
+        assert!(ids("c8 h9 w9 o8 k3").contains(&"winograd"));
+        assert!(!ids("c8 h9 w9 o8 k1").contains(&"winograd"));
+    }
+
+    #[test]
+    fn cold_rows_are_rows_of_their_own() {
+        let mut request = request("a 1 c16 h20 w20 o16 k1", &["pointwise"]);
+        request.clocks = vec![Clock::Warm, Clock::Cold];
+        let rows = bench(&request, &mut Quiet(usize::MAX)).unwrap();
+        let clocks: Vec<Clock> = rows.iter().map(|row| row.clock).collect();
+        assert_eq!(clocks, [Clock::Warm, Clock::Warm, Clock::Cold, Clock::Cold]);
+        assert!(rows.iter().all(|row| row.status == Status::Ok && row.median_ns.unwrap() > 0.0), "{rows:?}");
+        // What is not warm comes from the last level there is.
+        let last = level_of(u64::MAX, CacheSizes::detect(), 1).name;
+        assert_eq!(rows[2].bandwidth_level.as_deref(), Some(last));
+    }
+
+    #[test]
+    fn stops_early() {
+        let request = request("a 1 c8 h9 w9 o8 k3\nb 1 c8 h9 w9 o8 k3 p1", &["direct"]);
+        assert_eq!(bench(&request, &mut Quiet(3)).unwrap().len(), 0);
+    }
+}
