@@ -46,13 +46,27 @@ impl Ratio {
     /// Of a baseline's and a subject's samples: each sample of whoever has fewer is paired with the other's
     /// that is nearest in rounds. `None` without any.
     pub fn paired(baseline: &[Sample], subject: &[Sample]) -> Option<Self> {
-        let ratios: Vec<(usize, f64)> = if baseline.len() < subject.len() {
-            nearest(baseline, subject).map(|(base, own)| (base.plan, base.ns / own.ns)).collect()
+        let pairs: Vec<(Sample, Sample)> = if baseline.len() < subject.len() {
+            nearest(baseline, subject).collect()
         } else {
-            nearest(subject, baseline).map(|(own, base)| (own.plan, base.ns / own.ns)).collect()
+            nearest(subject, baseline).map(|(own, base)| (base, own)).collect()
         };
-        let ratio = median(&mut ratios.iter().map(|(_, ratio)| *ratio).collect::<Vec<_>>())?;
-        Some(Ratio { ratio, interval: interval(&ratios, ratio) })
+        let by = |plan: &dyn Fn(&(Sample, Sample)) -> usize| -> Vec<(usize, f64)> {
+            pairs.iter().map(|pair| (plan(pair), pair.0.ns / pair.1.ns)).collect()
+        };
+        let (by_base, by_own) = (by(&|pair| pair.0.plan), by(&|pair| pair.1.plan));
+        let ratio = median(&mut by_own.iter().map(|(_, ratio)| *ratio).collect::<Vec<_>>())?;
+        let of_own = interval(&by_own, ratio);
+        // Where the plans of both go in step, those of one side stand for those of the other.
+        let interval = if by_base == by_own {
+            of_own
+        } else {
+            of_own.zip(interval(&by_base, ratio)).map(|(own, base)| {
+                let far = |own: f64, base: f64| (own - ratio).hypot(base - ratio);
+                (ratio - far(own.0, base.0), ratio + far(own.1, base.1))
+            })
+        };
+        Some(Ratio { ratio, interval })
     }
 }
 
@@ -197,6 +211,22 @@ mod tests {
             })
             .count();
         assert!((176..=200).contains(&hits), "{hits} of 200");
+    }
+
+    /// Plans on either side make a ratio unsure, whether they go in step or not.
+    #[test]
+    fn ratios_know_the_plans_of_both_sides() {
+        let of = |plans: usize, spread: f64| -> Vec<Sample> {
+            let ns = |round: usize| 100.0 + spread * (round % plans) as f64 + 0.01 * (round % 7) as f64;
+            (0..96).map(|round| Sample { round, plan: round % plans, ns: ns(round) }).collect()
+        };
+        let width = |a: &[Sample], b: &[Sample]| {
+            let (low, high) = Ratio::paired(a, b).unwrap().interval.unwrap();
+            high - low
+        };
+        let (alike, unlike) = (of(5, 0.0), of(8, 1.0));
+        assert!(width(&alike, &alike) < 0.001);
+        assert!(width(&alike, &unlike) > 0.01 && width(&unlike, &alike) > 0.01);
     }
 
     /// A drift that hits both alike is not in the ratio.

@@ -89,17 +89,19 @@ impl<'a> Arena<'a> {
         Io { tensors: &self.tensors[set], output: &self.outputs[set], workspace: &self.workspace }
     }
 
-    /// An engine's contender: its first plan verified as `row` then tells, all others at fewer places.
+    /// An engine's contender, with so many plans or as many as there is time for: the first is verified as
+    /// `row` then tells, all others at fewer places.
     fn contender<'b>(
         &'b self,
         engine: &'b dyn Engine,
         index: usize,
+        plans: Option<usize>,
         row: &mut Record,
     ) -> Result<Contender<'b>, Refusal> {
         let first = verified(engine, self.layer, self.io(0), self.pool, sampling(self.layer), row)?;
         let own_flops = first.facts().own_flops;
         let (plans, sets) = match self.clock {
-            Clock::Warm => (self.plans_of(engine, row), 1),
+            Clock::Warm => (plans.unwrap_or_else(|| self.plans_of(engine, row)), 1),
             Clock::Cold => (1, self.tensors.len()),
         };
         let mut all = vec![first];
@@ -162,7 +164,7 @@ pub(super) fn rows(
         if !observer.carry_on() {
             return None;
         }
-        match arena.contender(engine(index), index, row) {
+        match arena.contender(engine(index), index, None, row) {
             Ok(contender) => contenders.push(contender),
             Err(refusal) => row.refuse(refusal),
         }
@@ -170,7 +172,7 @@ pub(super) fn rows(
     // The first that works runs twice: what differs between its two rows is noise.
     if let Some(first) = contenders.first().map(|contender| contender.row) {
         let mut again = Record { role: Role::Aa, ..rows[first].clone() };
-        match arena.contender(engine(first), rows.len(), &mut again) {
+        match arena.contender(engine(first), rows.len(), Some(again.plans), &mut again) {
             Ok(contender) => contenders.push(contender),
             Err(refusal) => again.refuse(refusal),
         }
