@@ -36,8 +36,8 @@ pub fn chosen(row: &Record) -> bool {
     row.engine != OURS || algorithm(&row.kernel) != algorithm(&row.requested)
 }
 
-/// The lines of a row in a table: kernel, time, spread, speed, share of the peak, error.
-pub fn cells(row: &Record) -> [String; 6] {
+/// The cells of a row in a table, as [`heads`] names them.
+pub fn cells(row: &Record) -> [String; 7] {
     let kernel = match row.role {
         Role::Main if chosen(row) => format!("{} = {}", row.requested, row.kernel),
         Role::Main => row.kernel.clone(),
@@ -45,8 +45,14 @@ pub fn cells(row: &Record) -> [String; 6] {
     };
     let (Some(median), Some(mad), Some(gflops)) = (row.median_ns, row.mad_ns, row.gflops) else {
         let status = word(row.status).to_owned();
-        return [kernel, status, String::new(), String::new(), String::new(), String::new()];
+        let mut cells: [String; 7] = Default::default();
+        (cells[0], cells[1]) = (kernel, status);
+        return cells;
     };
+    let interval = row.ratio_low.zip(row.ratio_high);
+    let interval =
+        interval.map_or(String::new(), |(low, high)| format!(" [{}–{}]", digits(low), digits(high)));
+    let roof = row.roof_fraction.zip(row.roof.as_deref());
     let error = match (row.max_error, row.error_bound) {
         (Some(error), Some(bound)) if bound > 0.0 => percent(error / bound),
         _ => String::new(),
@@ -56,23 +62,29 @@ pub fn cells(row: &Record) -> [String; 6] {
         time(median),
         format!("±{}", percent(mad / median)),
         digits(gflops),
-        row.peak_fraction.map(percent).unwrap_or_default(),
+        roof.map(|(share, roof)| format!("{} {roof}", percent(share))).unwrap_or_default(),
+        row.ratio.map(|ratio| format!("{}{interval}", times(ratio))).unwrap_or_default(),
         error,
     ]
 }
 
-/// The heads of [`cells`].
-pub const HEADS: [&str; 6] = ["kernel", "time", "spread", "GFLOP/s", "of peak", "of error bound"];
+/// The heads of [`cells`] of some rows: speeds are over their baseline's (of a second row over its first's).
+pub fn heads(rows: &[&Record]) -> [String; 7] {
+    let baseline = rows.iter().find(|row| row.role == Role::Main).and_then(|row| row.baseline.as_deref());
+    let ratio = baseline.map_or("speed".to_owned(), |baseline| format!("× {baseline}"));
+    let words = ["kernel", "time", "spread", "GFLOP/s", "of roof", &ratio, "of error bound"];
+    words.map(str::to_owned)
+}
 
 /// A table as text: the first column to the left, the others to the right.
-pub fn text_table(heads: &[&str], rows: &[Vec<String>]) -> String {
+pub fn text_table(heads: &[impl AsRef<str>], rows: &[Vec<String>]) -> String {
     let width = |column: usize| {
         let cells = rows.iter().map(|row| row[column].chars().count());
-        cells.chain([heads[column].chars().count()]).max().unwrap_or(0)
+        cells.chain([heads[column].as_ref().chars().count()]).max().unwrap_or(0)
     };
     let widths: Vec<usize> = (0..heads.len()).map(width).collect();
     let mut text = String::new();
-    let heads: Vec<String> = heads.iter().map(|&head| head.to_owned()).collect();
+    let heads: Vec<String> = heads.iter().map(|head| head.as_ref().to_owned()).collect();
     for row in std::iter::once(&heads).chain(rows) {
         let mut line = String::new();
         for (column, (cell, &width)) in row.iter().zip(&widths).enumerate() {

@@ -10,7 +10,7 @@ use harness::layers::{self, Layer, Skipped};
 use harness::peers::{self, Paths};
 use harness::provenance::Run;
 use harness::record::{Clock, Lines, Record, Role, Status};
-use harness::report::text::{HEADS, by_layer, cells, ranking_text, text_table};
+use harness::report::text::{by_layer, cells, heads, ranking_text, text_table};
 use indicatif::ProgressBar;
 
 use crate::{Outcome, Stop, args, progress, refused};
@@ -175,7 +175,7 @@ impl Terminal<'_> {
                 Clock::Cold => ", cold caches",
             };
             let head = format!("{name} {}, {threads}{clock}", first.spec);
-            let mut text = format!("{}\n{}", head.trim_start(), text_table(&HEADS, &cells));
+            let mut text = format!("{}\n{}", head.trim_start(), text_table(&heads(&layer), &cells));
             for row in layer.iter().filter(|row| row.status != Status::Ok) {
                 let reason = row.reason.as_deref().unwrap_or_default();
                 text += &format!("{}: {reason}\n", row.requested);
