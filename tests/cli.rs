@@ -1,74 +1,25 @@
 //! `convbench` as other programs call it: words, JSON fields, exit codes, files.
 
+mod common;
+
 use std::fs;
-use std::path::{Path, PathBuf};
-use std::process::{Command, Output, Stdio};
+use std::path::Path;
+use std::process::{Command, Stdio};
 
 use harness::npy;
 use serde_json::Value;
 
-fn convbench(args: &[&str]) -> Output {
-    Command::new(env!("CARGO_BIN_EXE_convbench")).args(args).stdin(Stdio::null()).output().unwrap()
-}
-
-fn stdout(output: &Output) -> String {
-    String::from_utf8(output.stdout.clone()).unwrap()
-}
-
-fn good(args: &[&str]) -> String {
-    let output = convbench(args);
-    assert!(output.status.success(), "{args:?}: {}", String::from_utf8_lossy(&output.stderr));
-    stdout(&output)
-}
-
-/// The one line on stderr of a refusal; nothing is on stdout.
-fn refusal(args: &[&str]) -> String {
-    let output = convbench(args);
-    let message = String::from_utf8(output.stderr.clone()).unwrap();
-    assert_eq!(output.status.code(), Some(2), "{args:?}: {message}");
-    assert_eq!(message.lines().count(), 1, "{args:?}: {message}");
-    assert!(message.starts_with("convbench: "), "{message}");
-    message
-}
+use common::{CONVBENCH, Folder, command, convbench, good, refusal, stderr};
 
 fn json(args: &[&str]) -> Value {
     serde_json::from_str(&good(args)).unwrap()
 }
 
-/// A folder that goes when the test ends well.
-struct Folder(PathBuf);
-
-impl Folder {
-    fn new(name: &str) -> Self {
-        let path = std::env::temp_dir().join(format!("convbench-{name}-{}", std::process::id()));
-        fs::create_dir_all(&path).unwrap();
-        Folder(path)
-    }
-
-    fn path(&self, name: &str) -> String {
-        self.0.join(name).to_str().unwrap().to_owned()
-    }
-
-    fn array(&self, name: &str, shape: &[usize], values: &[f32]) -> String {
-        let path = self.path(name);
-        npy::write(Path::new(&path), shape, values).unwrap();
-        path
-    }
-
-    fn names(&self) -> Vec<String> {
-        let mut names: Vec<String> = fs::read_dir(&self.0)
-            .unwrap()
-            .map(|entry| entry.unwrap().file_name().into_string().unwrap())
-            .collect();
-        names.sort();
-        names
-    }
-}
-
-impl Drop for Folder {
-    fn drop(&mut self) {
-        let _ = fs::remove_dir_all(&self.0);
-    }
+/// An array in a file of a folder's; its path.
+fn write_array(folder: &Folder, name: &str, shape: &[usize], values: &[f32]) -> String {
+    let path = folder.path(name);
+    npy::write(Path::new(&path), shape, values).unwrap();
+    path
 }
 
 #[test]
@@ -103,11 +54,7 @@ fn kernels_lists_each_kernel_once() {
 
 #[test]
 fn a_capped_instruction_set_is_not_available() {
-    let output = Command::new(env!("CARGO_BIN_EXE_convbench"))
-        .args(["kernels", "--json"])
-        .env("CONV_ISA", "wide")
-        .output()
-        .unwrap();
+    let output = command(&["kernels", "--json"]).env("CONV_ISA", "wide").output().unwrap();
     let list: Value = serde_json::from_slice(&output.stdout).unwrap();
     let row = |name| list.as_array().unwrap().iter().find(|row| row["name"] == name).unwrap();
     assert_eq!(row("direct/wide")["available"], true);
@@ -117,14 +64,10 @@ fn a_capped_instruction_set_is_not_available() {
 
 #[test]
 fn an_unknown_cap_is_refused() {
-    for command in [&["info"][..], &["bench", "--time", "0.01"], &["verify", "--cases", "1"]] {
-        let output = Command::new(env!("CARGO_BIN_EXE_convbench"))
-            .args(command)
-            .env("CONV_ISA", "sse9")
-            .output()
-            .unwrap();
-        assert_eq!(output.status.code(), Some(2), "{command:?}");
-        assert!(String::from_utf8_lossy(&output.stderr).contains("sse9"));
+    for args in [&["info"][..], &["bench", "--time", "0.01"], &["verify", "--cases", "1"]] {
+        let output = command(args).env("CONV_ISA", "sse9").output().unwrap();
+        assert_eq!(output.status.code(), Some(2), "{args:?}");
+        assert!(stderr(&output).contains("sse9"));
     }
 }
 
@@ -132,9 +75,9 @@ fn an_unknown_cap_is_refused() {
 fn run_computes_a_convolution() {
     let folder = Folder::new("run");
     // The lecture's picture by hand: 3×3 input, 2×2 filter of ones.
-    let x = folder.array("x.npy", &[1, 1, 3, 3], &[1., 2., 3., 4., 5., 6., 7., 8., -90.]);
-    let w = folder.array("w.npy", &[1, 1, 2, 2], &[1.; 4]);
-    let b = folder.array("b.npy", &[1], &[0.5]);
+    let x = write_array(&folder, "x.npy", &[1, 1, 3, 3], &[1., 2., 3., 4., 5., 6., 7., 8., -90.]);
+    let w = write_array(&folder, "w.npy", &[1, 1, 2, 2], &[1.; 4]);
+    let b = write_array(&folder, "b.npy", &[1], &[0.5]);
     let y = folder.path("y.npy");
     let run = |more: &[&str]| {
         let args = [&["run", "--input", &x, "--weights", &w, "--output", &y], more].concat();
@@ -158,24 +101,24 @@ fn run_computes_a_convolution() {
     assert_eq!((dilated.shape, dilated.values), (vec![1, 1, 1, 1], vec![-79.]));
     // NHWC: the same pixels with two channels side by side, one of them weighed with zeros.
     let pixels: Vec<f32> = (1..=9).flat_map(|i| [i as f32, 100.0]).collect();
-    let x2 = folder.array("x2.npy", &[1, 3, 3, 2], &pixels);
-    let w2 = folder.array("w2.npy", &[1, 2, 2, 2], &[1., 1., 1., 1., 0., 0., 0., 0.]);
+    let x2 = write_array(&folder, "x2.npy", &[1, 3, 3, 2], &pixels);
+    let w2 = write_array(&folder, "w2.npy", &[1, 2, 2, 2], &[1., 1., 1., 1., 0., 0., 0., 0.]);
     good(&["run", "--kernel", "auto", "--input", &x2, "--weights", &w2, "--layout", "nhwc", "--output", &y]);
     let array = npy::read(Path::new(&y), 4).unwrap();
     assert_eq!((array.shape, array.values), (vec![1, 2, 2, 1], vec![12., 16., 24., 28.]));
     // Two groups of one channel each: NCHW, a filter for each.
-    let x3 = folder.array("x3.npy", &[1, 2, 1, 2], &[1., 2., 3., 4.]);
-    let w3 = folder.array("w3.npy", &[2, 1, 1, 1], &[10., 100.]);
+    let x3 = write_array(&folder, "x3.npy", &[1, 2, 1, 2], &[1., 2., 3., 4.]);
+    let w3 = write_array(&folder, "w3.npy", &[2, 1, 1, 1], &[10., 100.]);
     good(&["run", "--kernel", "auto", "--groups", "2", "--input", &x3, "--weights", &w3, "--output", &y]);
     assert_eq!(npy::read(Path::new(&y), 4).unwrap().values, [10., 20., 300., 400.]);
 }
 
 #[test]
 fn run_refuses_bad_input_and_leaves_no_file() {
-    let folder = Folder::new("refusals");
-    let x = folder.array("x.npy", &[1, 2, 3, 3], &[0.; 18]);
-    let w = folder.array("w.npy", &[1, 2, 2, 2], &[0.; 8]);
-    let b = folder.array("b.npy", &[2], &[0.; 2]);
+    let folder = Folder::new("run-refusals");
+    let x = write_array(&folder, "x.npy", &[1, 2, 3, 3], &[0.; 18]);
+    let w = write_array(&folder, "w.npy", &[1, 2, 2, 2], &[0.; 8]);
+    let b = write_array(&folder, "b.npy", &[2], &[0.; 2]);
     let y = folder.path("y.npy");
     let before = folder.names();
     let run = |kernel: &str, more: &[&str]| {
@@ -197,7 +140,7 @@ fn run_refuses_bad_input_and_leaves_no_file() {
     assert!(run("auto", &["--threads", "0"]).contains("threads"));
     assert!(run("auto", &["--padding", "18446744073709551615"]).contains("does not fit"));
     assert!(run("auto", &["--padding", "300000"]).contains("memory can be had"));
-    let wrong = folder.array("w3.npy", &[1, 3, 2, 2], &[0.; 12]);
+    let wrong = write_array(&folder, "w3.npy", &[1, 3, 2, 2], &[0.; 12]);
     let message = refusal(&["run", "--kernel", "auto", "--input", &x, "--weights", &wrong, "--output", &y]);
     assert!(message.contains("weights have 3 channels on axis 1, but 2 input channels in 1 groups need 2"));
     let missing = refusal(&["run", "--kernel", "auto", "--input", "no.npy", "--weights", &w, "--output", &y]);
@@ -312,7 +255,7 @@ fn bench_refuses_bad_input() {
     assert_eq!(output.status.code(), Some(2));
     let output = convbench(&["bench", "--spec", "n100000 c1000 h1000 w1000 o1000 k3", "--time", "0.01"]);
     assert_eq!(output.status.code(), Some(2));
-    assert!(String::from_utf8_lossy(&output.stderr).contains("memory can be had"));
+    assert!(stderr(&output).contains("memory can be had"));
 }
 
 #[test]
@@ -361,10 +304,10 @@ fn the_rest() {
 #[test]
 fn a_closed_pipe_is_no_panic() {
     for command in ["kernels", "info", "bench --list", "--help", "completions bash", "shape c1 h3 w3 o1 k3"] {
-        let script = format!("{} {command} | true; exit ${{PIPESTATUS[0]}}", env!("CARGO_BIN_EXE_convbench"));
+        let script = format!("{CONVBENCH} {command} | true; exit ${{PIPESTATUS[0]}}");
         let output = Command::new("bash").args(["-c", &script]).output().unwrap();
-        assert!(output.status.success(), "{command}: {}", String::from_utf8_lossy(&output.stderr));
-        assert!(output.stderr.is_empty(), "{command}: {}", String::from_utf8_lossy(&output.stderr));
+        assert!(output.status.success(), "{command}: {}", stderr(&output));
+        assert!(output.stderr.is_empty(), "{command}: {}", stderr(&output));
     }
 }
 
@@ -374,12 +317,8 @@ fn a_closed_pipe_is_no_panic() {
 fn an_interrupted_bench_keeps_its_rows() {
     let folder = Folder::new("interrupt");
     let path = folder.path("rows.jsonl");
-    let child = Command::new(env!("CARGO_BIN_EXE_convbench"))
-        .args(["bench", "--network", "lecture", "--kernel", "direct", "--time", "0.3", "--json", &path])
-        .stdout(Stdio::null())
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap();
+    let args = ["bench", "--network", "lecture", "--kernel", "direct", "--time", "0.3", "--json", &path];
+    let child = command(&args).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
     // Once the first layer's rows are there, or after ten seconds.
     for _ in 0..200 {
         std::thread::sleep(std::time::Duration::from_millis(50));

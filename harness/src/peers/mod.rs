@@ -2,6 +2,7 @@
 
 #[cfg(feature = "peers")]
 mod built_in;
+mod made;
 mod missing;
 mod nchw;
 mod onednn;

@@ -4,7 +4,8 @@ use std::marker::PhantomData;
 use std::ops::Range;
 
 use super::matrices::transform_weights;
-use super::transform::{Line, MOST_ALPHA, Variant};
+use super::passes::{Input, Output, Source};
+use super::transform::Variant;
 use crate::band::{self, Image, pack_pixels, transpose_raw};
 use crate::buffer::{LINE, zeros};
 use crate::cache::CacheSizes;
@@ -14,7 +15,7 @@ use crate::kernel::{Body, ErrorModel, Io, PlanOptions};
 use crate::microkernel::Epilogue;
 use crate::parallel::{self, SharedOutput};
 use crate::partition::{Partition, Shared, Unit};
-use crate::simd::{Simd, SimdOp};
+use crate::simd::Simd;
 use crate::spec::{ConvSpec, Layout};
 use crate::weights::{Order, Panels};
 
@@ -335,171 +336,6 @@ impl<S: Simd, V: Variant> WinogradBody<S, V> {
                 }
             }
             first_tile += tiles.len();
-        }
-    }
-}
-
-/// Pixels with their channels side by side, of which some coordinates are padding.
-#[derive(Clone, Copy)]
-struct Source {
-    /// Pixel (0, 0), channel 0.
-    start: *const f32,
-    row: usize,
-    pixel: usize,
-    /// Where tile 0 of the tile row starts (wrapped where that is padding).
-    y: usize,
-    x: usize,
-    height: usize,
-    width: usize,
-}
-
-/// A pixel of padding.
-static ZEROS: [f32; 16] = [0.0; 16];
-
-/// V = Bᵀ d B for some tiles of a tile row.
-struct Input<S, V> {
-    source: Source,
-    tiles: Range<usize>,
-    channels: usize,
-    v: *mut f32,
-    /// V's channel of the source's first.
-    v_first: usize,
-    v_tile: usize,
-    v_plane: usize,
-    variant: PhantomData<V>,
-    simd: PhantomData<S>,
-}
-
-impl<S: Simd, V: Variant> SimdOp<S> for Input<S, V> {
-    type Output = ();
-    #[inline(always)]
-    fn eval(self, simd: S) {
-        let source = self.source;
-        let mut rows = [(ZEROS.as_ptr(), false); MOST_ALPHA];
-        for (i, row) in rows.iter_mut().enumerate().take(V::ALPHA) {
-            let y = source.y.wrapping_add(i);
-            if y < source.height {
-                *row = (source.start.wrapping_add(y * source.row), true);
-            }
-        }
-        for (index, tile) in self.tiles.clone().enumerate() {
-            let x = source.x.wrapping_add(tile * V::M);
-            let v = self.v.wrapping_add(index * self.v_tile + self.v_first);
-            let mut c = 0;
-            while c < self.channels {
-                let lanes = S::LANES.min(self.channels - c);
-                let mut d = [[simd.splat(0.0); MOST_ALPHA]; MOST_ALPHA];
-                for j in 0..V::ALPHA {
-                    let mut column = [simd.splat(0.0); MOST_ALPHA];
-                    let xj = x.wrapping_add(j);
-                    for i in 0..V::ALPHA {
-                        let (row, is_row) = rows[i];
-                        let inside = is_row && xj < source.width;
-                        let pixel = row.wrapping_add(xj.wrapping_mul(source.pixel).wrapping_add(c));
-                        let pixel = if inside { pixel } else { ZEROS.as_ptr() };
-                        // SAFETY: (y, x) is inside and has `lanes` channels from c, or it is padding.
-                        column[i] = unsafe {
-                            if lanes == S::LANES { simd.load(pixel) } else { simd.load_partial(pixel, lanes) }
-                        };
-                    }
-                    d[j] = V::input(simd, column);
-                }
-                for i in 0..V::ALPHA {
-                    let mut line: Line<S> = [simd.splat(0.0); MOST_ALPHA];
-                    for j in 0..V::ALPHA {
-                        line[j] = d[j][i];
-                    }
-                    let line = V::input(simd, line);
-                    for j in 0..V::ALPHA {
-                        let element = v.wrapping_add((i * V::ALPHA + j) * self.v_plane + c);
-                        // SAFETY: V has room for this tile's channels, rounded up to whole vectors.
-                        unsafe { simd.store(element, line[j]) };
-                    }
-                }
-                c += S::LANES;
-            }
-        }
-    }
-}
-
-/// output = Aᵀ M A for the tiles of a tile row and a panel of filters.
-struct Output<S, V> {
-    m: *const f32,
-    m_tile: usize,
-    m_plane: usize,
-    tiles: usize,
-    /// Output rows and columns that exist.
-    rows: usize,
-    columns: usize,
-    filters: usize,
-    bias: Option<*const f32>,
-    accumulate: bool,
-    limits: (f32, f32),
-    /// Output pixel (0, 0) of the first tile, first filter of the panel.
-    output: *mut f32,
-    pixel: usize,
-    row: usize,
-    variant: PhantomData<V>,
-    simd: PhantomData<S>,
-}
-
-impl<S: Simd, V: Variant> SimdOp<S> for Output<S, V> {
-    type Output = ();
-    #[inline(always)]
-    fn eval(self, simd: S) {
-        let (lo, hi) = (simd.splat(self.limits.0), simd.splat(self.limits.1));
-        let mut f = 0;
-        while f < self.filters {
-            let lanes = S::LANES.min(self.filters - f);
-            let bias = match self.bias {
-                // SAFETY: the bias has a value for each of the panel's filters.
-                Some(bias) => unsafe { simd.load_partial(bias.add(f), lanes) },
-                None => simd.splat(0.0),
-            };
-            for tile in 0..self.tiles {
-                let m = self.m.wrapping_add(tile * self.m_tile + f);
-                let mut half = [[simd.splat(0.0); MOST_ALPHA]; MOST_ALPHA];
-                for j in 0..V::ALPHA {
-                    let mut column: Line<S> = [simd.splat(0.0); MOST_ALPHA];
-                    for i in 0..V::ALPHA {
-                        let element = m.wrapping_add((i * V::ALPHA + j) * self.m_plane);
-                        // SAFETY: M has whole vectors for every tile, filter and element.
-                        column[i] = unsafe { simd.load(element) };
-                    }
-                    half[j] = V::output(simd, column);
-                }
-                for i in 0..V::M {
-                    if i >= self.rows {
-                        break;
-                    }
-                    let mut line: Line<S> = [simd.splat(0.0); MOST_ALPHA];
-                    for j in 0..V::ALPHA {
-                        line[j] = half[j][i];
-                    }
-                    let line = V::output(simd, line);
-                    for j in 0..V::M {
-                        let x = tile * V::M + j;
-                        if x >= self.columns {
-                            break;
-                        }
-                        let output = self.output.wrapping_add(i * self.row + x * self.pixel + f);
-                        let mut value = simd.add(line[j], bias);
-                        // SAFETY: (row i, column x) exists and has `lanes` filters from f.
-                        unsafe {
-                            if self.accumulate {
-                                value = simd.add(value, simd.load_partial(output, lanes));
-                            }
-                            value = simd.clamp(value, lo, hi);
-                            if lanes == S::LANES {
-                                simd.store(output, value);
-                            } else {
-                                simd.store_partial(output, value, lanes);
-                            }
-                        }
-                    }
-                }
-            }
-            f += S::LANES;
         }
     }
 }

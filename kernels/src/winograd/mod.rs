@@ -56,6 +56,7 @@
 
 mod body;
 mod matrices;
+mod passes;
 mod transform;
 
 use std::marker::PhantomData;

@@ -4,6 +4,7 @@
 //! for each core or as many as [`THREADS`] says when candle first asks. They cannot be held to a row's number
 //! afterwards, so `convbench` sets that to one for the whole program, where nothing else is set.
 
+use std::borrow::Cow;
 use std::time::{Duration, Instant};
 
 use candle_core::{Device, Tensor};
@@ -92,8 +93,9 @@ impl Model for Candle<'_> {
         Ok(time)
     }
 
-    fn output(&self) -> Result<Vec<f32>, String> {
+    fn output(&self) -> Result<Cow<'_, [f32]>, String> {
         let output = self.last.as_ref().ok_or(NO_RUN)?;
-        output.flatten_all().and_then(|flat| flat.to_vec1()).map_err(|error| one_line(&error))
+        let values = output.flatten_all().and_then(|flat| flat.to_vec1());
+        values.map(Cow::Owned).map_err(|error| one_line(&error))
     }
 }

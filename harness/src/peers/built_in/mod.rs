@@ -12,9 +12,10 @@ use std::time::{Duration, Instant};
 
 use kernels::ConvSpec;
 
+use super::made::{Made, Model};
 use super::{nchw, one_line};
 use crate::data::Tensors;
-use crate::engine::{Engine, Facts, Io, Prepared, Refusal};
+use crate::engine::{Engine, Io, Prepared, Refusal};
 use crate::pinning::Pool;
 
 /// An engine by its name and version.
@@ -33,22 +34,6 @@ const ENGINES: &[Row] = &[
 pub(super) fn engine(name: &str) -> Option<Box<dyn Engine>> {
     let &(name, version, make) = ENGINES.iter().find(|row| row.0 == name)?;
     Some(Box::new(BuiltIn { name, version, make }))
-}
-
-/// A convolution of an engine's, with how it is done and how long making it took.
-struct Made<'a> {
-    model: Box<dyn Model + 'a>,
-    implementation: String,
-    plan: Duration,
-}
-
-/// A convolution that an engine has made ready.
-trait Model: Send {
-    /// Runs so many times, on the threads it has; how long that took.
-    fn time(&mut self, repeats: u64) -> Result<Duration, String>;
-
-    /// The output of the last run, in NCHW.
-    fn output(&self) -> Result<Vec<f32>, String>;
 }
 
 /// There is no output before the first run.
@@ -96,44 +81,7 @@ impl Engine for BuiltIn {
         io: Io<'a>,
         pool: &'a Pool,
     ) -> Result<Box<dyn Prepared + 'a>, Refusal> {
-        let Made { model, implementation, plan } = (self.make)(spec, io.tensors, pool)?;
-        let facts = Facts {
-            implementation,
-            plan,
-            workspace_bytes: None,
-            packed_bytes: None,
-            own_flops: None,
-            error_model: nchw::error_model(spec),
-        };
-        Ok(Box::new(Ready { model, tensors: io.tensors, pool, spec: *spec, facts }))
-    }
-}
-
-struct Ready<'a> {
-    model: Box<dyn Model + 'a>,
-    tensors: &'a Tensors,
-    pool: &'a Pool,
-    spec: ConvSpec,
-    facts: Facts,
-}
-
-impl Prepared for Ready<'_> {
-    fn facts(&self) -> &Facts {
-        &self.facts
-    }
-
-    fn time(&mut self, repeats: u64) -> Result<Duration, String> {
-        self.model.time(repeats)
-    }
-
-    fn store(&mut self, output: &mut [f32]) -> Result<(), String> {
-        nchw::store(&self.spec, &self.model.output()?, output);
-        Ok(())
-    }
-
-    fn reorder(&mut self) -> Option<Duration> {
-        let (spec, tensors) = (&self.spec, self.tensors);
-        let result = self.model.output().ok()?;
-        self.pool.drive(|| nchw::reorder(spec, tensors, &result))
+        let made = (self.make)(spec, io.tensors, pool)?;
+        Ok(made.prepared(spec, io.tensors, pool))
     }
 }

@@ -58,9 +58,9 @@ impl Model for Rten<'_> {
         Ok(time)
     }
 
-    fn output(&self) -> Result<Vec<f32>, String> {
+    fn output(&self) -> Result<Cow<'_, [f32]>, String> {
         let value = self.last.as_ref().ok_or(NO_RUN)?;
         let view: TensorView<'_, f32> = value.try_into().map_err(|error| one_line(&error))?;
-        Ok(view.to_vec())
+        Ok(view.to_vec().into())
     }
 }

@@ -1,5 +1,6 @@
 //! tract: lowers a convolution to im2col and a matrix product, or to a depthwise operator.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -59,7 +60,7 @@ impl Model for Tract<'_> {
         Ok(time)
     }
 
-    fn output(&self) -> Result<Vec<f32>, String> {
+    fn output(&self) -> Result<Cow<'_, [f32]>, String> {
         let value = self.last.as_ref().ok_or(NO_RUN)?;
         let values = value.to_plain_array_view::<f32>().map_err(|error| one_line(&*error))?;
         Ok(values.iter().copied().collect())

@@ -26,9 +26,10 @@ use kernels::ConvSpec;
 use prost::Message;
 
 use self::api::{Level, Library, SPIN_US, Session, write_optimized};
+use super::made::{self, Made};
 use super::missing::Missing;
 use super::{Paths, nchw};
-use crate::engine::{Engine, Facts, Io, Prepared, Refusal};
+use crate::engine::{Engine, Io, Prepared, Refusal};
 use crate::onnx::{self, proto::Model};
 use crate::pinning::Pool;
 
@@ -232,42 +233,24 @@ impl Engine for OnnxRuntime {
         let task = Task { spec: *spec, model, input: nchw::input(spec, io.tensors) };
         let choice = self.choice(&task, pool)?;
         let (session, plan) = task.session(&self.library, choice, task.input.clone(), pool)?;
-        let facts = Facts {
-            implementation: choice.implementation.to_owned(),
-            plan,
-            workspace_bytes: None,
-            packed_bytes: None,
-            own_flops: None,
-            error_model: nchw::error_model(spec),
-        };
-        Ok(Box::new(Ready { session, io, pool, spec: *spec, facts }))
+        let model = Box::new(Timed { session, pool });
+        let made = Made { model, implementation: choice.implementation.to_owned(), plan };
+        Ok(made.prepared(spec, io.tensors, pool))
     }
 }
 
-struct Ready<'a> {
+/// A session and the pool that its runs are driven from.
+struct Timed<'a> {
     session: Session<'a>,
-    io: Io<'a>,
     pool: &'a Pool,
-    spec: ConvSpec,
-    facts: Facts,
 }
 
-impl Prepared for Ready<'_> {
-    fn facts(&self) -> &Facts {
-        &self.facts
-    }
-
+impl made::Model for Timed<'_> {
     fn time(&mut self, repeats: u64) -> Result<Duration, String> {
         time(&mut self.session, repeats, self.pool)
     }
 
-    fn store(&mut self, output: &mut [f32]) -> Result<(), String> {
-        nchw::store(&self.spec, self.session.output(), output);
-        Ok(())
-    }
-
-    fn reorder(&mut self) -> Option<Duration> {
-        let (spec, tensors, result) = (&self.spec, self.io.tensors, self.session.output());
-        self.pool.drive(|| nchw::reorder(spec, tensors, result))
+    fn output(&self) -> Result<Cow<'_, [f32]>, String> {
+        Ok(Cow::Borrowed(self.session.output()))
     }
 }

@@ -22,6 +22,13 @@
 //! instruction set is [`Simd::MR`] × [`Simd::NV`]: 14 × 2 of 32 registers on AVX-512, 6 × 2 of 16 on
 //! AVX2.
 
+mod epilogue;
+mod pixels;
+
+use epilogue::finish;
+pub(crate) use epilogue::{Bias, Epilogue};
+pub(crate) use pixels::{PixelTile, PixelVector, pixel_tile_fn, pixel_tile_shape};
+
 use crate::simd::{Simd, SimdOp};
 
 /// A run of equal strides over both operands: `count` segments.
@@ -36,32 +43,6 @@ pub(crate) struct Segments {
 
 impl Segments {
     pub(crate) const ONE: Segments = Segments { count: 1, a: 0, b: 0 };
-}
-
-/// What is added to a tile's sums.
-#[derive(Clone, Copy, Debug)]
-pub(crate) enum Bias {
-    None,
-    /// One value for each column.
-    Columns(*const f32),
-    /// One value for each row.
-    Rows(*const f32),
-}
-
-/// What happens to a tile's sums on their way to memory.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Epilogue {
-    pub(crate) bias: Bias,
-    /// Add what the output holds.
-    pub(crate) accumulate: bool,
-    /// Limits of the activation, applied last.
-    pub(crate) limits: (f32, f32),
-}
-
-impl Epilogue {
-    /// Stores plain sums.
-    pub(crate) const STORE: Epilogue =
-        Epilogue { bias: Bias::None, accumulate: false, limits: (f32::NEG_INFINITY, f32::INFINITY) };
 }
 
 /// Where the rows of a tile's row operand are.
@@ -257,194 +238,6 @@ unsafe fn body<S: Simd, const R: usize, const V: usize>(simd: S, tile: &Tile<'_>
     }
     // SAFETY: the output and the bias are valid, by the caller's promise.
     unsafe { finish::<S, R, V>(simd, acc, c, tile.c_row, lanes, &tile.epilogue) }
-}
-
-/// Adds bias and previous output, applies the limits and stores `lanes[j]` lanes of vector j of each
-/// row to `c[j]`, rows `c_row` apart.
-///
-/// # Safety
-/// Those places are valid for writes, and reads when accumulating; the bias is valid for reads of
-/// as many f32s as there are columns (counted over all vectors) or rows.
-#[inline(always)]
-unsafe fn finish<S: Simd, const R: usize, const V: usize>(
-    simd: S,
-    mut acc: [[S::F32; V]; R],
-    c: [*mut f32; V],
-    c_row: usize,
-    lanes: [usize; V],
-    epilogue: &Epilogue,
-) {
-    match epilogue.bias {
-        Bias::None => {}
-        Bias::Columns(bias) => {
-            for j in 0..V {
-                // SAFETY: the bias has a value for every column.
-                let b = unsafe { simd.load_partial(bias.wrapping_add(j * S::LANES), lanes[j]) };
-                for row in &mut acc {
-                    row[j] = simd.add(row[j], b);
-                }
-            }
-        }
-        Bias::Rows(bias) => {
-            for (i, row) in acc.iter_mut().enumerate() {
-                // SAFETY: the bias has R values.
-                let b = simd.splat(unsafe { *bias.add(i) });
-                for sum in row.iter_mut() {
-                    *sum = simd.add(*sum, b);
-                }
-            }
-        }
-    }
-    let (lo, hi) = (simd.splat(epilogue.limits.0), simd.splat(epilogue.limits.1));
-    let full = lanes == [S::LANES; V];
-    if full && !epilogue.accumulate {
-        for (i, row) in acc.iter().enumerate() {
-            for (j, &sum) in row.iter().enumerate() {
-                // SAFETY: a whole vector at row i of c[j] is valid, by the caller's promise.
-                unsafe { simd.store(c[j].wrapping_add(i * c_row), simd.clamp(sum, lo, hi)) };
-            }
-        }
-        return;
-    }
-    for (i, row) in acc.iter().enumerate() {
-        for (j, &sum) in row.iter().enumerate() {
-            let p = c[j].wrapping_add(i * c_row);
-            let mut value = sum;
-            if epilogue.accumulate {
-                // SAFETY: lanes[j] elements at row i of c[j] are valid, by the caller's promise.
-                value = simd.add(value, unsafe { simd.load_partial(p, lanes[j]) });
-            }
-            // SAFETY: as above.
-            unsafe { simd.store_partial(p, simd.clamp(value, lo, hi), lanes[j]) };
-        }
-    }
-}
-
-/// A vector of neighbouring pixels: where it is read and where it is stored.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct PixelVector {
-    /// Distance of its first pixel from [`PixelTile::b`].
-    pub(crate) b: usize,
-    /// Distance of its first output from [`PixelTile::c`].
-    pub(crate) c: usize,
-    /// Lanes that are stored.
-    pub(crate) lanes: usize,
-}
-
-/// A tile whose columns are pixels read where they lie: vector v of step k is at
-/// `b + v.b + offsets[k]`, so that the vectors of a tile may come from different rows of an image,
-/// and a step may be any tap of any channel.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct PixelTile<'a> {
-    /// Packed filters, `[step][a_step]`.
-    pub(crate) a: *const f32,
-    /// f32s from one step of the filters to the next.
-    pub(crate) a_step: usize,
-    pub(crate) b: *const f32,
-    /// Distance of each step's pixels from those of the first tap.
-    pub(crate) offsets: &'a [usize],
-    /// As many as the tile has. (Made long before the tile runs: reading wide what was just written
-    /// narrow would stall.)
-    pub(crate) vectors: &'a [PixelVector],
-    pub(crate) c: *mut f32,
-    /// f32s from one filter of the output to the next.
-    pub(crate) c_row: usize,
-    pub(crate) epilogue: Epilogue,
-}
-
-/// Most vectors of a [`PixelTile`].
-const MOST_VECTORS: usize = 8;
-
-/// A pixel tile of a fixed number of rows and vectors, compiled for an instruction set.
-///
-/// # Safety
-/// With R rows and V vectors, which are all there: `a` is valid for reads of `R` f32s at every step,
-/// `b + v.b + offset` for reads of a vector for every vector v and every offset, `c + v.c` for writes
-/// (and reads, when accumulating) of `v.lanes <= LANES` f32s in each of `R` rows; the bias is of rows,
-/// with R values.
-pub(crate) type PixelTileFn<S> = unsafe fn(S, &PixelTile<'_>);
-
-/// Rows and vectors of the pixel tile for that many filters: as many rows as there are, as many
-/// vectors as registers are left for.
-pub(crate) fn pixel_tile_shape<S: Simd>(filters: usize) -> (usize, usize) {
-    let rows = balanced(filters, S::MR);
-    let mut vectors = 1;
-    while vectors < MOST_VECTORS && rows * vectors * 2 <= S::MR * S::NV {
-        vectors *= 2;
-    }
-    (rows, vectors)
-}
-
-/// The pixel tile with `rows` rows (1 to [`Simd::MR`]) and `vectors` vectors (1, 2, 4 or 8, of which
-/// `rows · vectors` fit the registers).
-pub(crate) fn pixel_tile_fn<S: Simd>(rows: usize, vectors: usize) -> PixelTileFn<S> {
-    match vectors {
-        8 => pixel_with_rows::<S, 8>(rows),
-        4 => pixel_with_rows::<S, 4>(rows),
-        2 => pixel_with_rows::<S, 2>(rows),
-        _ => pixel_with_rows::<S, 1>(rows),
-    }
-}
-
-fn pixel_with_rows<S: Simd, const V: usize>(rows: usize) -> PixelTileFn<S> {
-    macro_rules! pick {
-        ($($r:literal)*) => {
-            match rows {
-                $($r if const { S::MR >= $r && V * $r <= S::MR * S::NV } => pixel_entry::<S, $r, V>,)*
-                _ => pixel_entry::<S, 1, V>,
-            }
-        };
-    }
-    pick!(14 13 12 11 10 9 8 7 6 5 4 3 2)
-}
-
-/// # Safety
-/// As [`PixelTileFn`].
-unsafe fn pixel_entry<S: Simd, const R: usize, const V: usize>(simd: S, tile: &PixelTile<'_>) {
-    struct Op<'a, const R: usize, const V: usize>(&'a PixelTile<'a>);
-    impl<S: Simd, const R: usize, const V: usize> SimdOp<S> for Op<'_, R, V> {
-        type Output = ();
-        #[inline(always)]
-        fn eval(self, simd: S) {
-            // SAFETY: `pixel_entry`'s caller vouches for the tile.
-            unsafe { pixel_body::<S, R, V>(simd, self.0) }
-        }
-    }
-    simd.vectorize(Op::<R, V>(tile));
-}
-
-/// # Safety
-/// As [`PixelTileFn`].
-#[inline(always)]
-unsafe fn pixel_body<S: Simd, const R: usize, const V: usize>(simd: S, tile: &PixelTile<'_>) {
-    let mut acc = [[simd.splat(0.0); V]; R];
-    let Some(vectors) = tile.vectors.first_chunk::<V>() else {
-        return debug_assert!(false, "a tile of {V} vectors has {}", tile.vectors.len());
-    };
-    let b = vectors.map(|vector| tile.b.wrapping_add(vector.b));
-    let mut a = tile.a;
-    for &offset in tile.offsets {
-        // SAFETY: filters and pixels of every step are valid, by the caller's promise.
-        unsafe {
-            let mut columns = [simd.splat(0.0); V];
-            for j in 0..V {
-                columns[j] = simd.load(b[j].wrapping_add(offset));
-            }
-            for (i, row) in acc.iter_mut().enumerate() {
-                let value = simd.splat(*a.add(i));
-                for (sum, &column) in row.iter_mut().zip(&columns) {
-                    *sum = simd.mul_add(value, column, *sum);
-                }
-            }
-        }
-        a = a.wrapping_add(tile.a_step);
-    }
-    // SAFETY: the output and the bias are valid, by the caller's promise.
-    unsafe {
-        let c = vectors.map(|vector| tile.c.wrapping_add(vector.c));
-        let lanes = vectors.map(|vector| vector.lanes);
-        finish::<S, R, V>(simd, acc, c, tile.c_row, lanes, &tile.epilogue);
-    }
 }
 
 /// How many rows each of the fewest tiles over `n` rows has at most: 13 rows for 26, not 14 and 12.

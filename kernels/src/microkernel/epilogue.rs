@@ -1,0 +1,90 @@
+//! What happens to the sums of a tile on their way to memory.
+
+use crate::simd::Simd;
+
+/// What is added to a tile's sums.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Bias {
+    None,
+    /// One value for each column.
+    Columns(*const f32),
+    /// One value for each row.
+    Rows(*const f32),
+}
+
+/// What happens to a tile's sums on their way to memory.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Epilogue {
+    pub(crate) bias: Bias,
+    /// Add what the output holds.
+    pub(crate) accumulate: bool,
+    /// Limits of the activation, applied last.
+    pub(crate) limits: (f32, f32),
+}
+
+impl Epilogue {
+    /// Stores plain sums.
+    pub(crate) const STORE: Epilogue =
+        Epilogue { bias: Bias::None, accumulate: false, limits: (f32::NEG_INFINITY, f32::INFINITY) };
+}
+
+/// Adds bias and previous output, applies the limits and stores `lanes[j]` lanes of vector j of each
+/// row to `c[j]`, rows `c_row` apart.
+///
+/// # Safety
+/// Those places are valid for writes, and reads when accumulating; the bias is valid for reads of
+/// as many f32s as there are columns (counted over all vectors) or rows.
+#[inline(always)]
+pub(super) unsafe fn finish<S: Simd, const R: usize, const V: usize>(
+    simd: S,
+    mut acc: [[S::F32; V]; R],
+    c: [*mut f32; V],
+    c_row: usize,
+    lanes: [usize; V],
+    epilogue: &Epilogue,
+) {
+    match epilogue.bias {
+        Bias::None => {}
+        Bias::Columns(bias) => {
+            for j in 0..V {
+                // SAFETY: the bias has a value for every column.
+                let b = unsafe { simd.load_partial(bias.wrapping_add(j * S::LANES), lanes[j]) };
+                for row in &mut acc {
+                    row[j] = simd.add(row[j], b);
+                }
+            }
+        }
+        Bias::Rows(bias) => {
+            for (i, row) in acc.iter_mut().enumerate() {
+                // SAFETY: the bias has R values.
+                let b = simd.splat(unsafe { *bias.add(i) });
+                for sum in row.iter_mut() {
+                    *sum = simd.add(*sum, b);
+                }
+            }
+        }
+    }
+    let (lo, hi) = (simd.splat(epilogue.limits.0), simd.splat(epilogue.limits.1));
+    let full = lanes == [S::LANES; V];
+    if full && !epilogue.accumulate {
+        for (i, row) in acc.iter().enumerate() {
+            for (j, &sum) in row.iter().enumerate() {
+                // SAFETY: a whole vector at row i of c[j] is valid, by the caller's promise.
+                unsafe { simd.store(c[j].wrapping_add(i * c_row), simd.clamp(sum, lo, hi)) };
+            }
+        }
+        return;
+    }
+    for (i, row) in acc.iter().enumerate() {
+        for (j, &sum) in row.iter().enumerate() {
+            let p = c[j].wrapping_add(i * c_row);
+            let mut value = sum;
+            if epilogue.accumulate {
+                // SAFETY: lanes[j] elements at row i of c[j] are valid, by the caller's promise.
+                value = simd.add(value, unsafe { simd.load_partial(p, lanes[j]) });
+            }
+            // SAFETY: as above.
+            unsafe { simd.store_partial(p, simd.clamp(value, lo, hi), lanes[j]) };
+        }
+    }
+}
