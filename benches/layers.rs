@@ -22,7 +22,7 @@ use harness::provenance::Run;
 use harness::record::{Clock, Record};
 use harness::report::results::Source;
 use harness::report::text::ranking_text;
-use kernels::Workspace;
+use kernels::{Accuracy, Workspace};
 
 /// Wall time, with throughput in GFLOP/s.
 struct Gflops(WallTime);
@@ -86,7 +86,10 @@ fn criterion_runs(criterion: &mut Criterion<Gflops>, layers: &[Layer], pools: &[
         let output = RefCell::new(tensors.previous.clone());
         let workspace = RefCell::new(Workspace::default());
         let io = Io { tensors: &tensors, output: &output, workspace: &workspace };
-        let kernels: Vec<Ours> = usual(layer).into_iter().map(Ours).collect();
+        let kernels: Vec<Ours> = {
+            let accuracy = Accuracy::default();
+            usual(layer, accuracy).into_iter().map(|kernel| Ours { kernel, accuracy }).collect()
+        };
         for pool in pools {
             let mut group = criterion.benchmark_group(format!("{}/{}t", layer.name, pool.threads()));
             group.throughput(Throughput::Elements(layer.spec.flops()));
@@ -142,6 +145,7 @@ fn ranking(layers: Vec<Layer>, pools: &[Pool]) -> Result<(), String> {
     let request = Request {
         layers,
         kernels: Vec::new(),
+        accuracy: Accuracy::default(),
         peers: Vec::new(),
         threads,
         clocks: vec![Clock::Warm],

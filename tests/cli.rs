@@ -284,6 +284,39 @@ fn verify_counts_its_cases() {
 }
 
 #[test]
+fn errors_measures_each_kernel_once() {
+    let spec = "c8 h6 w7 o4 k3 p1";
+    let list = json(&["errors", "--json", "--spec", spec]);
+    let ran = |name: &str| {
+        let of = |row: &&Value| row["kernel"].as_str().unwrap().split('/').next() == Some(name);
+        list.as_array().unwrap().iter().filter(of).cloned().collect::<Vec<Value>>()
+    };
+    for name in ["naive", "im2col-gemm", "direct", "winograd-f2", "winograd-f4", "winograd-f6"] {
+        let [row] = &ran(name)[..] else { panic!("{name}: {list}") };
+        assert!(
+            row["relative"].as_f64().unwrap() < 1e-4 && row["bound_share"].as_f64().unwrap() <= 1.0,
+            "{row}"
+        );
+    }
+    assert_eq!(ran("direct")[0]["times_direct"], 1.0);
+    assert!(ran("pointwise").is_empty());
+    assert!(refusal(&["errors", "--spec", spec, "--kernel", "pointwise"]).contains("kernel 3x3"));
+}
+
+#[test]
+fn accuracy_says_what_auto_may_take() {
+    let spec = "c64 h56 w56 o64 k3 p1";
+    let takes = |accuracy: &str| good(&["kernels", "--spec", spec, "--accuracy", accuracy]);
+    assert!(takes("strict").contains("auto takes direct"));
+    assert!(takes("standard").contains("auto takes winograd"));
+    let bench = ["bench", "--spec", "c8 h12 w12 o8 k3 p1", "--time", "0.002", "--accuracy"];
+    let runs = |accuracy: &str| good(&[&bench[..], &[accuracy]].concat());
+    assert!(!runs("strict").contains("winograd"));
+    assert!(runs("standard").contains("winograd-f4") && !runs("standard").contains("winograd-f6"));
+    assert!(runs("relaxed").contains("winograd-f6"));
+}
+
+#[test]
 fn the_rest() {
     assert!(good(&["--version"]).starts_with("convbench 0."));
     for shell in ["bash", "zsh", "fish"] {

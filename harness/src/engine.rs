@@ -4,7 +4,7 @@ use std::cell::RefCell;
 use std::fmt;
 use std::time::{Duration, Instant};
 
-use kernels::{ConvSpec, ErrorModel, Kernel, Plan, PlanOptions, Workspace};
+use kernels::{Accuracy, ConvSpec, ErrorModel, Kernel, Plan, PlanOptions, Workspace};
 
 use crate::data::Tensors;
 use crate::pinning::Pool;
@@ -114,7 +114,12 @@ pub trait Prepared {
 
 /// One of our kernels.
 #[derive(Clone, Copy, Debug)]
-pub struct Ours(pub &'static dyn Kernel);
+pub struct Ours {
+    /// The kernel.
+    pub kernel: &'static dyn Kernel,
+    /// What is asked of its rounding errors.
+    pub accuracy: Accuracy,
+}
 
 impl Engine for Ours {
     fn engine(&self) -> &str {
@@ -122,7 +127,7 @@ impl Engine for Ours {
     }
 
     fn id(&self) -> &str {
-        self.0.id()
+        self.kernel.id()
     }
 
     fn prepare<'a>(
@@ -131,11 +136,11 @@ impl Engine for Ours {
         io: Io<'a>,
         pool: &'a Pool,
     ) -> Result<Box<dyn Prepared + 'a>, Refusal> {
-        self.0.availability().map_err(Refusal::unavailable)?;
-        self.0.supports(spec).map_err(Refusal::unsupported)?;
-        let options = PlanOptions { threads: pool.threads(), ..Default::default() };
+        self.kernel.availability().map_err(Refusal::unavailable)?;
+        self.kernel.supports(spec).map_err(Refusal::unsupported)?;
+        let options = PlanOptions { threads: pool.threads(), accuracy: self.accuracy, ..Default::default() };
         let start = Instant::now();
-        let plan = self.0.plan(spec, &io.tensors.weights, &options).map_err(Refusal::unsupported)?;
+        let plan = self.kernel.plan(spec, &io.tensors.weights, &options).map_err(Refusal::unsupported)?;
         let facts = Facts {
             implementation: plan.kernel_id().to_owned(),
             plan: start.elapsed(),

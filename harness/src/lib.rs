@@ -20,6 +20,7 @@ pub mod check;
 pub mod compare;
 pub mod data;
 pub mod engine;
+pub mod errors;
 pub mod file;
 pub mod guard;
 pub mod layers;

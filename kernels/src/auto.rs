@@ -68,9 +68,9 @@ static RULES: &[Rule] = &[
         algorithm: "winograd",
         when: |c| {
             let machine = winograd::Machine { rates: c.rates, caches: c.caches };
-            c.options.accuracy == Accuracy::Standard && winograd::pays(c.spec, machine)
+            winograd::pays(c.spec, c.options.accuracy, machine)
         },
-        reason: "3x3 tiles need 2.25 to 4 times fewer multiplications, more than their transforms cost",
+        reason: "tiles of 3x3 and 5x5 kernels need 2 to 5 times fewer multiplications, more than their transforms cost",
     },
     Rule { algorithm: "direct", when: |_| true, reason: "sums in registers, without an im2col buffer" },
     Rule { algorithm: "im2col-gemm", when: |_| true, reason: "a matrix product covers every shape" },
@@ -80,7 +80,7 @@ static RULES: &[Rule] = &[
     #[cfg(feature = "winograd")]
     Rule {
         algorithm: "winograd",
-        when: |c| c.options.accuracy == Accuracy::Standard,
+        when: |c| c.options.accuracy != Accuracy::Strict,
         reason: "this build has no faster kernel for it",
     },
     Rule {
@@ -132,7 +132,7 @@ mod tests {
     use super::*;
 
     /// Convolutions and what `auto` takes for them on any machine of its kind: 2 MiB of level-2 cache.
-    const CHOICES: [(&str, Isa, &str); 18] = [
+    const CHOICES: [(&str, Isa, &str); 20] = [
         // Depthwise, with and without multiplier.
         ("c32 h112 w112 o32 k3 p1 g32", Isa::Avx512, "depthwise"),
         ("c8 h14 w14 o16 k5 p2 g8 nhwc", Isa::Avx2, "depthwise"),
@@ -148,6 +148,9 @@ mod tests {
         ("c64 h56 w56 o64 k3 p1", Isa::Avx512, "winograd"),
         ("c128 h28 w28 o128 k3 p1 nhwc", Isa::Avx2, "winograd"),
         ("c256 h14 w14 o256 k3 p1", Isa::Wide, "winograd"),
+        // 5x5.
+        ("n4 c96 h27 w27 o256 k5 p2", Isa::Avx512, "winograd"),
+        ("n64 c6 h14 w14 o16 k5", Isa::Avx512, "direct"),
         // Too few channels to pay for transforms; too few tiles to pay for weights.
         ("c3 h224 w224 o64 k3 p1", Isa::Avx512, "direct"),
         ("c512 h7 w7 o512 k3 p1 nhwc", Isa::Avx512, "direct"),
@@ -204,6 +207,18 @@ mod tests {
         let spec: ConvSpec = "c64 h56 w56 o64 k3 p1".parse().unwrap();
         assert_eq!(explain(&spec, &options).unwrap().algorithm, "direct");
         assert!(plan(None, &spec, &vec![0.0; spec.weights_len()], &options).is_ok());
+    }
+
+    #[test]
+    fn relaxed_accuracy_lets_larger_tiles_in() {
+        let spec: ConvSpec = "c64 h56 w56 o64 k3 p1".parse().unwrap();
+        let weights = vec![0.0; spec.weights_len()];
+        let runs = |accuracy| {
+            let options = PlanOptions { accuracy, ..Default::default() };
+            plan(None, &spec, &weights, &options).unwrap().kernel_id().to_owned()
+        };
+        assert!(runs(Accuracy::Standard).starts_with("winograd-f4/"));
+        assert!(runs(Accuracy::Relaxed).starts_with("winograd-f6/"));
     }
 
     #[test]

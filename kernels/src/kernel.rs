@@ -20,6 +20,10 @@ pub trait Kernel: Send + Sync + fmt::Debug {
     /// The instruction set that the id names, if it names one.
     fn isa(&self) -> Option<Isa>;
 
+    /// The accuracy that must be asked of a plan, at most, for `auto` or `winograd` to take the kernel. Under
+    /// [`Accuracy::Strict`] only kernels of that accuracy are taken, even by name.
+    fn accuracy(&self) -> Accuracy;
+
     /// Whether the kernel can run on this machine.
     ///
     /// # Errors
@@ -138,14 +142,16 @@ impl Activation {
     }
 }
 
-/// Which algorithms may be chosen, by their rounding errors.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+/// Which algorithms may be chosen, by their rounding errors: the less is asked of them, the later the variant.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Default)]
 pub enum Accuracy {
     /// Only algorithms that sum the products of the definition.
     Strict,
-    /// Also Winograd with an error about twice that of summing: F(2×2,3×3) and F(4×4,3×3).
+    /// Also Winograd with an error at most about twice that of summing: F(2×2,3×3), F(4×4,3×3) and F(2×2,5×5).
     #[default]
     Standard,
+    /// Also Winograd with an error about eight times that of summing: F(6×6,3×3).
+    Relaxed,
 }
 
 /// How to prepare a convolution. Write `PlanOptions { threads: 4, ..Default::default() }`.
@@ -159,7 +165,8 @@ pub struct PlanOptions {
     pub activation: Option<Activation>,
     /// Add the convolution to what the output holds (a residual sum), before the activation.
     pub accumulate: bool,
-    /// Which algorithms `auto` and `winograd` may choose.
+    /// Which algorithms `auto` and `winograd` may choose. A kernel asked for by its own name is taken, except
+    /// Winograd's under [`Accuracy::Strict`].
     pub accuracy: Accuracy,
 }
 

@@ -86,7 +86,7 @@
 //! | `naive` | everything | nowhere: the definition, to read and to compare with |
 //! | `im2col-gemm` | everything | many channels; the baseline of most frameworks |
 //! | `direct` | almost everything | most layers that are not 1×1, few channels and groups too |
-//! | `winograd` (`-f2`, `-f4`) | 3×3, stride 1 | 32 and more channels: 2.25 to 4 times fewer multiplications, with about twice the rounding error |
+//! | `winograd` (`-f2`, `-f4`, `-f6`, `-f2-5x5`) | 3×3 and 5×5, stride 1 | 16 and more channels: 2.25 to 4 times fewer multiplications, with about twice the rounding error; `-f6` 5 times fewer, with eight times the error, see [`Accuracy`] |
 //! | `pointwise` | 1×1 without padding, any stride | all of those |
 //! | `depthwise` | groups = input channels | all of those |
 //!

@@ -11,7 +11,7 @@ use crate::direct;
 use crate::error::{ConvError, Unavailable, Unsupported};
 #[cfg(feature = "im2col")]
 use crate::im2col;
-use crate::kernel::{self, Body, Kernel, Plan, PlanOptions, Prepared};
+use crate::kernel::{self, Accuracy, Body, Kernel, Plan, PlanOptions, Prepared};
 use crate::naive;
 #[cfg(feature = "pointwise")]
 use crate::pointwise;
@@ -24,6 +24,9 @@ use crate::winograd;
 pub(crate) trait Algorithm {
     /// The name: `algorithm[-variant]`.
     const NAME: &'static str;
+
+    /// What must be asked of the rounding errors, at most, for the kernel to be taken unnamed.
+    const ACCURACY: Accuracy = Accuracy::Strict;
 
     /// Whether the method covers a convolution; if not, what of it is not supported.
     fn supports(spec: &ConvSpec) -> Result<(), String>;
@@ -45,6 +48,7 @@ struct Row {
     name: &'static str,
     /// The instruction sets that ids may name; none for a kernel that has only one form.
     isas: &'static [Isa],
+    accuracy: Accuracy,
     supports: fn(&ConvSpec) -> Result<(), String>,
     plan: PlanFn,
 }
@@ -53,6 +57,7 @@ const fn scalar<A: Algorithm>() -> Row {
     Row {
         name: A::NAME,
         isas: &[],
+        accuracy: A::ACCURACY,
         supports: A::supports,
         plan: |_, spec, weights, options| {
             let body = A::prepare(Wide, spec, weights, options)?;
@@ -65,6 +70,7 @@ const fn simd<A: Algorithm>() -> Row {
     Row {
         name: A::NAME,
         isas: &Isa::ALL,
+        accuracy: A::ACCURACY,
         supports: A::supports,
         plan: |isa, spec, weights, options| {
             let unavailable = |reason| ConvError::Unavailable { kernel: A::NAME.to_owned(), reason };
@@ -78,18 +84,28 @@ const fn simd<A: Algorithm>() -> Row {
 
 /// THE list, in the order in which kernels are shown.
 static ROWS: &[Row] = &[
-    Row { name: "auto", isas: &[], supports: |_| Ok(()), plan: auto::plan },
+    Row { name: "auto", isas: &[], accuracy: Accuracy::Strict, supports: |_| Ok(()), plan: auto::plan },
     scalar::<naive::Naive>(),
     #[cfg(feature = "im2col")]
     simd::<im2col::Im2colGemm>(),
     #[cfg(feature = "direct")]
     simd::<direct::Direct>(),
     #[cfg(feature = "winograd")]
-    Row { name: "winograd", isas: &Isa::ALL, supports: winograd::supports, plan: winograd::plan },
+    Row {
+        name: "winograd",
+        isas: &Isa::ALL,
+        accuracy: Accuracy::Standard,
+        supports: winograd::supports,
+        plan: winograd::plan,
+    },
     #[cfg(feature = "winograd")]
     simd::<winograd::Fixed<winograd::F2>>(),
     #[cfg(feature = "winograd")]
     simd::<winograd::Fixed<winograd::F4>>(),
+    #[cfg(feature = "winograd")]
+    simd::<winograd::Fixed<winograd::F6>>(),
+    #[cfg(feature = "winograd")]
+    simd::<winograd::Fixed<winograd::F2R5>>(),
     #[cfg(feature = "pointwise")]
     simd::<pointwise::Pointwise>(),
     #[cfg(feature = "depthwise")]
@@ -154,6 +170,10 @@ impl Kernel for Entry {
         self.isa
     }
 
+    fn accuracy(&self) -> Accuracy {
+        self.row.accuracy
+    }
+
     fn availability(&self) -> Result<(), Unavailable> {
         match self.isa {
             Some(isa) => isa.availability(),
@@ -174,6 +194,13 @@ impl Kernel for Entry {
         self.availability().map_err(|reason| ConvError::Unavailable { kernel: self.id.clone(), reason })?;
         self.supports(spec)?;
         kernel::check_plan(spec, weights, options)?;
+        if options.accuracy == Accuracy::Strict && self.accuracy() != Accuracy::Strict {
+            return Err(ConvError::Option {
+                option: "accuracy",
+                value: "Strict".to_owned(),
+                expected: "Standard or Relaxed for a Winograd kernel",
+            });
+        }
         (self.row.plan)(self.isa, spec, weights, options)
     }
 }

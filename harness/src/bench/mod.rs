@@ -7,7 +7,7 @@ mod row;
 use std::sync::Arc;
 use std::time::Duration;
 
-use kernels::Kernel;
+use kernels::{Accuracy, Kernel};
 
 use crate::engine::{Engine, Ours};
 use crate::layers::Layer;
@@ -24,6 +24,8 @@ pub struct Request {
     pub layers: Vec<Layer>,
     /// The kernels; empty means [`usual`].
     pub kernels: Vec<&'static dyn Kernel>,
+    /// What is asked of the kernels' rounding errors.
+    pub accuracy: Accuracy,
     /// Other libraries.
     pub peers: Vec<Box<dyn Engine>>,
     /// Numbers of threads.
@@ -51,8 +53,10 @@ impl Request {
     }
 
     fn engines<'a>(&'a self, layer: &Layer) -> Vec<Candidate<'a>> {
-        let kernels = if self.kernels.is_empty() { usual(layer) } else { self.kernels.clone() };
-        let ours = kernels.into_iter().map(|kernel| Candidate::Ours(Ours(kernel)));
+        let kernels =
+            if self.kernels.is_empty() { usual(layer, self.accuracy) } else { self.kernels.clone() };
+        let accuracy = self.accuracy;
+        let ours = kernels.into_iter().map(|kernel| Candidate::Ours(Ours { kernel, accuracy }));
         ours.chain(self.peers.iter().map(|peer| Candidate::Peer(peer.as_ref()))).collect()
     }
 }
@@ -85,10 +89,11 @@ pub trait Observer {
 const MOST_NAIVE_MACS: u64 = 50_000_000;
 
 /// The kernels that are measured on a layer when none are named: each algorithm with the best
-/// instruction set of the machine, where it supports the layer.
-pub fn usual(layer: &Layer) -> Vec<&'static dyn Kernel> {
+/// instruction set of the machine, where it supports the layer and is accurate enough.
+pub fn usual(layer: &Layer, accuracy: Accuracy) -> Vec<&'static dyn Kernel> {
     kernels::kernels()
         .filter(|kernel| kernel.isa().is_none() && kernel.supports(&layer.spec).is_ok())
+        .filter(|kernel| kernel.accuracy() <= accuracy)
         .filter(|kernel| kernel.id() != "naive" || layer.spec.macs() <= MOST_NAIVE_MACS)
         .collect()
 }
@@ -142,6 +147,7 @@ mod tests {
         Request {
             layers: layers::parse(text, "test").unwrap(),
             kernels: ids.iter().map(|id| kernels::kernel(id).unwrap()).collect(),
+            accuracy: Accuracy::Standard,
             peers: Vec::new(),
             threads: vec![1],
             clocks: vec![Clock::Warm],
@@ -187,7 +193,9 @@ mod tests {
     #[test]
     fn usual_kernels_are_those_that_can() {
         let layer = |spec: &str| layers::parse(&format!("a 1 {spec}"), "test").unwrap().remove(0);
-        let ids = |spec: &str| usual(&layer(spec)).iter().map(|kernel| kernel.id()).collect::<Vec<_>>();
+        let ids = |spec: &str| {
+            usual(&layer(spec), Accuracy::Standard).iter().map(|kernel| kernel.id()).collect::<Vec<_>>()
+        };
         assert!(ids("c8 h9 w9 o8 k3").contains(&"naive"));
         assert!(!ids("c64 h56 w56 o64 k3").contains(&"naive"));
         assert!(ids("c8 h9 w9 o8 k3").contains(&"winograd"));

@@ -87,7 +87,8 @@ impl Image {
 pub(crate) struct Window {
     /// Rows, counted in the padded input.
     rows: Range<usize>,
-    /// Columns, from the left of the padded input.
+    /// The first column, counted in the padded input.
+    first_column: usize,
     columns: usize,
 }
 
@@ -98,14 +99,15 @@ impl Window {
         let [stride_y, stride_x] = spec.stride();
         Window {
             rows: rows.start * stride_y..(rows.end - 1) * stride_y + kernel_height,
+            first_column: 0,
             columns: (spec.out_width() - 1) * stride_x + kernel_width,
         }
     }
 
     /// Any rows and columns of the padded input; beyond it everything is zero.
     #[cfg(feature = "winograd")]
-    pub(crate) fn new(rows: Range<usize>, columns: usize) -> Self {
-        Window { rows, columns }
+    pub(crate) fn new(rows: Range<usize>, columns: Range<usize>) -> Self {
+        Window { rows, first_column: columns.start, columns: columns.len() }
     }
 
     pub(crate) fn rows(&self) -> usize {
@@ -135,10 +137,17 @@ impl Window {
         self.rows.start.saturating_sub(spec.padding().top)
     }
 
+    /// The first column of the input under the window, if any is.
+    fn first_input_column(&self, spec: &ConvSpec) -> usize {
+        self.first_column.saturating_sub(spec.padding().left)
+    }
+
     /// Columns of the window that are not padding.
     fn input_columns(&self, spec: &ConvSpec) -> Range<usize> {
-        let left = spec.padding().left.min(self.columns);
-        left..(left + spec.in_width()).min(self.columns).max(left)
+        let (left, width) = (spec.padding().left, spec.in_width());
+        let start = left.saturating_sub(self.first_column).min(self.columns);
+        let end = (left + width).saturating_sub(self.first_column).min(self.columns);
+        start..end.max(start)
     }
 }
 
@@ -160,7 +169,7 @@ pub(crate) fn pack_pixels(
         row[..inside.start * pitch].fill(0.0);
         row[inside.end * pitch..].fill(0.0);
         let row = &mut row[inside.start * pitch..inside.end * pitch];
-        let start = image.at(0, y, 0);
+        let start = image.at(0, y, window.first_input_column(spec));
         if image.channel == 1 && image.pixel == pitch {
             // Whole rows lie in the input as in the band.
             let len = (inside.len() - 1) * pitch + image.channels;

@@ -77,7 +77,7 @@ impl<S: Simd> SimdOp<S> for PackPlanes<'_> {
             }
         } else if image.pixel == 1 && planes.stride <= 2 {
             for c in 0..image.channels {
-                let first = image.at(c, window.first_row(spec), 0);
+                let first = image.at(c, window.first_row(spec), window.first_input_column(spec));
                 pack_plane(
                     simd,
                     spec,
@@ -235,7 +235,7 @@ fn pack_plane_rows<S: Simd>(
             }
             continue;
         };
-        let input = &input[image.at(0, y, 0)..];
+        let input = &input[image.at(0, y, window.first_input_column(spec))..];
         if planes.stride == 1 {
             // Channels lie side by side: all of them at once.
             for row in rows.chunks_mut(planes.channel).take(image.channels) {

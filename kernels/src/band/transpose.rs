@@ -2,6 +2,15 @@
 
 use wide::f32x4;
 
+use crate::buffer::LINE;
+
+/// f32s of planes that no level-2 cache holds: there lines are asked for ahead of their use.
+const FAR: usize = 1 << 18;
+
+/// Rows of such planes that are read together. They often lie a multiple of 4 KiB apart, so that their lines
+/// fall in one set of the level-1 cache: no more of them than it has ways.
+const WAYS: usize = 8;
+
 /// `to[j * to_row + i] = from[i * from_row + j]` for i below `rows`, j below `columns`.
 pub(super) fn transpose(
     from: &[f32],
@@ -32,21 +41,51 @@ pub(crate) unsafe fn transpose_raw(
     to: *mut f32,
     to_row: usize,
 ) {
+    if rows == 0 || columns == 0 {
+        return;
+    }
     let (whole_rows, whole_columns) = (rows / 4 * 4, columns / 4 * 4);
-    // SAFETY: every index below is of the form that the caller vouches for.
+    // SAFETY: every index below is of the form that the caller vouches for; prefetches may go anywhere.
     unsafe {
         let load = |i: usize, j: usize| f32x4::new(from.add(i * from_row + j).cast::<[f32; 4]>().read());
-        for j in (0..whole_columns).step_by(4) {
-            for i in (0..whole_rows).step_by(4) {
-                let block = f32x4::transpose([load(i, j), load(i + 1, j), load(i + 2, j), load(i + 3, j)]);
-                for (k, column) in block.iter().enumerate() {
-                    to.add((j + k) * to_row + i).cast::<[f32; 4]>().write(column.to_array());
+        let block = |i: usize, j: usize| {
+            let block = f32x4::transpose([load(i, j), load(i + 1, j), load(i + 2, j), load(i + 3, j)]);
+            for (k, column) in block.iter().enumerate() {
+                to.add((j + k) * to_row + i).cast::<[f32; 4]>().write(column.to_array());
+            }
+        };
+        if from_row >= FAR / rows {
+            // Planes are read: each line to its end, while those of the next row come.
+            for first in (0..whole_columns).step_by(LINE) {
+                let line = first..whole_columns.min(first + LINE);
+                for top in (0..whole_rows).step_by(WAYS) {
+                    let tops = top..whole_rows.min(top + WAYS);
+                    for i in tops.clone() {
+                        prefetch(from.wrapping_add(i * from_row + first + columns));
+                    }
+                    for j in line.clone().step_by(4) {
+                        for i in tops.clone().step_by(4) {
+                            block(i, j);
+                        }
+                    }
                 }
             }
-            for i in whole_rows..rows {
-                for k in j..j + 4 {
-                    *to.add(k * to_row + i) = *from.add(i * from_row + k);
+        } else {
+            let planes_are_written = to_row >= FAR / columns;
+            for j in (0..whole_columns).step_by(4) {
+                for i in (0..whole_rows).step_by(4) {
+                    if planes_are_written && i % LINE == 0 {
+                        for k in 4..8 {
+                            prefetch(to.wrapping_add((j + k) * to_row + i));
+                        }
+                    }
+                    block(i, j);
                 }
+            }
+        }
+        for j in 0..whole_columns {
+            for i in whole_rows..rows {
+                *to.add(j * to_row + i) = *from.add(i * from_row + j);
             }
         }
         for j in whole_columns..columns {
@@ -55,6 +94,19 @@ pub(crate) unsafe fn transpose_raw(
             }
         }
     }
+}
+
+/// Asks for a line of memory that will be used soon.
+#[inline(always)]
+fn prefetch(line: *const f32) {
+    #[cfg(target_arch = "x86_64")]
+    // SAFETY: a hint, which no address makes fail.
+    unsafe {
+        use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+        _mm_prefetch::<_MM_HINT_T0>(line.cast());
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = line;
 }
 
 #[cfg(test)]

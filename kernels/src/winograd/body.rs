@@ -82,7 +82,7 @@ impl Sizes {
         let (band_len, staged_len) = match spec.layout() {
             Layout::Nhwc => (0, 0),
             Layout::Nchw => (
-                V::ALPHA * (tiles_x * V::M + 2) * BAND_CHANNELS,
+                V::ALPHA * (tiles_x * V::M + V::R - 1) * BAND_CHANNELS,
                 rows.min(tile_rows) * V::M * tiles_x * V::M * width,
             ),
         };
@@ -104,12 +104,12 @@ impl Sizes {
     }
 }
 
-/// f32s of scratch memory that no variant and instruction set exceeds, if they can be counted.
-pub(super) fn scratch_bound(spec: &ConvSpec) -> Option<usize> {
-    // A chunk of the fewest tiles and the most elements; V, M, band and staged outputs.
-    let v = spec.in_channels().checked_add(2 * LINE)?.checked_mul(36 * 16)?;
+/// f32s of scratch memory that no instruction set exceeds, if they can be counted.
+pub(super) fn scratch_bound<V: Variant>(spec: &ConvSpec) -> Option<usize> {
+    // A chunk of the fewest tiles; V, M, band and staged outputs.
+    let v = spec.in_channels().checked_add(2 * LINE)?.checked_mul(V::ALPHA * V::ALPHA * 16)?;
     let columns = spec.out_width().checked_add(8)?;
-    v.checked_add(columns.checked_mul(6 * BAND_CHANNELS + 12 * 32)?)
+    v.checked_add(columns.checked_mul(V::ALPHA * BAND_CHANNELS + 2 * V::M.max(6) * 32)?)
 }
 
 pub(super) fn prepare<S: Simd, V: Variant>(
@@ -149,7 +149,7 @@ fn pack_weights<S: Simd, V: Variant>(spec: &ConvSpec, weights: &[f32]) -> Result
     let mut panels = Vec::new();
     for i in 0..V::ALPHA {
         for j in 0..V::ALPHA {
-            for (u, g) in element.iter_mut().zip(weights.chunks_exact(9)) {
+            for (u, g) in element.iter_mut().zip(weights.chunks_exact(V::R * V::R)) {
                 *u = transform_weights(V::TRANSFORM, g)(i, j) as f32;
             }
             panels.push(Panels::pack::<S>(&one, &element, Order::RowColumnChannel)?);
@@ -230,7 +230,8 @@ impl<S: Simd, V: Variant> WinogradBody<S, V> {
                     self.simd.vectorize(op(source, 0, spec.in_channels(), v));
                 }
                 Layout::Nchw => {
-                    let columns = sizes.tiles_x * V::M + 2;
+                    let columns = tiles.start * V::M..tiles.end * V::M + V::R - 1;
+                    let width = columns.len();
                     let window = band::Window::new(row * V::M..row * V::M + V::ALPHA, columns);
                     for first in (0..spec.in_channels()).step_by(BAND_CHANNELS) {
                         let channels = BAND_CHANNELS.min(spec.in_channels() - first);
@@ -239,12 +240,12 @@ impl<S: Simd, V: Variant> WinogradBody<S, V> {
                         pack_pixels(spec, &image, &window, io.input, BAND_CHANNELS, scratch.band);
                         let source = Source {
                             start: scratch.band.as_ptr(),
-                            row: columns * BAND_CHANNELS,
+                            row: width * BAND_CHANNELS,
                             pixel: BAND_CHANNELS,
                             y: 0,
-                            x: 0,
+                            x: 0usize.wrapping_sub(tiles.start * V::M),
                             height: V::ALPHA,
-                            width: columns,
+                            width,
                         };
                         self.simd.vectorize(op(source, first, channels, v));
                     }
@@ -355,7 +356,8 @@ impl<S: Simd, V: Variant> Body for WinogradBody<S, V> {
 
     fn error_model(&self) -> ErrorModel {
         // Argued in the module's documentation.
-        ErrorModel::Winograd { k: self.spec.in_channels() as f64 + 22.0, transform: V::TRANSFORM }
+        let k = self.spec.in_channels() + 2 * (V::INPUT_ROUNDINGS + V::OUTPUT_ROUNDINGS) + 4;
+        ErrorModel::Winograd { k: k as f64, transform: V::TRANSFORM }
     }
 
     fn flops(&self) -> Option<u64> {

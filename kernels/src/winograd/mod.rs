@@ -1,15 +1,23 @@
-//! `winograd`: 3×3 convolutions with 2.25 or 4 times fewer multiplications.
+//! `winograd`: 3×3 and 5×5 convolutions with 2.25 to 5 times fewer multiplications.
 //!
 //! # Idea
-//! A tile of m×m outputs of a 3×3 filter needs (m+2)×(m+2) inputs. Transformed by constant matrices,
-//! input tile and filter are multiplied element by element, (m+2)² products instead of 9m², and the sum
+//! A tile of m×m outputs of an r×r filter needs (m+r−1)×(m+r−1) inputs. Transformed by constant matrices,
+//! input tile and filter are multiplied element by element, (m+r−1)² products instead of (mr)², and the sum
 //! over channels can be taken before the result is transformed back:
-//! Y = Aᵀ[Σ (G g Gᵀ) ⊙ (Bᵀ d B)]A. For each of the (m+2)² elements the sum over channels is a product
+//! Y = Aᵀ[Σ (G g Gᵀ) ⊙ (Bᵀ d B)]A. For each of the (m+r−1)² elements the sum over channels is a product
 //! of two matrices, (tiles × channels)·(channels × filters).
 //!
-//! `winograd-f2` is F(2×2, 3×3): 16 products for 36. `winograd-f4` is F(4×4, 3×3): 36 for 144, with the
-//! points 0, ±11/16, ±3/2, ∞, whose error is about half that of the textbook's 0, ±1, ±2, ∞. `winograd`
-//! takes the one that should be faster.
+//! | id | tile | products | points | error¹ |
+//! |---|---|---|---|---|
+//! | `winograd-f2` | F(2×2, 3×3) | 16 for 36 | 0, ±1, ∞ | 0.8 |
+//! | `winograd-f4` | F(4×4, 3×3) | 36 for 144 | 0, ±11/16, ±3/2, ∞: half the error of the textbook's 0, ±1, ±2, ∞ | 2.1 |
+//! | `winograd-f6` | F(6×6, 3×3) | 64 for 324 | 0, ±1/2, ±1, ±2, ∞ | 8.5 |
+//! | `winograd-f2-5x5` | F(2×2, 5×5) | 36 for 100 | as `winograd-f4` | 1.5 |
+//!
+//! ¹ Root of the mean square of the errors over that of summing in the same precision, 64 to 512 channels,
+//! inputs as after a ReLU. `convbench errors` measures it.
+//!
+//! `winograd` takes the one that should be fastest, `winograd-f6` only under [`Accuracy::Relaxed`].
 //!
 //! # Data layout
 //! ```text
@@ -37,15 +45,15 @@
 //! in registers and the tile on the stack.
 //!
 //! # Supports and refuses
-//! 3×3 kernels with stride 1 and dilation 1, one group, any padding, size and batch.
+//! 3×3 or 5×5 kernels with stride 1 and dilation 1, one group, any padding, size and batch.
 //!
 //! # Error model
 //! [`ErrorModel::Winograd`]: pixels of a tile are mixed, so an output carries rounding errors of its
 //! tile's neighbours, and a NaN or infinity spreads over its tile. k counts the roundings that a term
 //! can go through, with multiply and add rounded apart: 1 of the transformed weight; 2 passes of the
-//! input transform, 4 each; 1 product and C additions over the channels; 2 passes of the output
-//! transform, 5 each; bias; previous output: C + 22. The constants of all matrices of input and output
-//! are exact in f32.
+//! input transform, i each; 1 product and C additions over the channels; 2 passes of the output
+//! transform, o each; bias; previous output: C + 2(i + o) + 4, where i is 1, 4, 5, 4 and o is 2, 5, 4, 4 in
+//! the order of the table. The constants of all matrices of input and output are exact in f32.
 //!
 //! # Source
 //! Lavin and Gray, "Fast Algorithms for Convolutional Neural Networks", CVPR 2016; fused over blocks of
@@ -69,15 +77,40 @@ use crate::registry::{self, Algorithm};
 use crate::simd::{Isa, Simd};
 use crate::spec::{ConvSpec, Layout};
 use transform::Variant;
-pub(crate) use transform::{F2, F4};
+pub(crate) use transform::{F2, F2R5, F4, F6};
 
 /// One variant.
 pub(crate) struct Fixed<V>(PhantomData<V>);
 
+/// What the choice among the variants looks at.
+struct Choice {
+    name: &'static str,
+    accuracy: Accuracy,
+    supports: fn(&ConvSpec) -> Result<(), String>,
+    cost: fn(&ConvSpec, Machine) -> f64,
+}
+
+const fn choice<V: Variant>() -> Choice {
+    Choice { name: V::NAME, accuracy: V::ACCURACY, supports: supports_variant::<V>, cost: cost::<V> }
+}
+
+/// Of several that should take as long, the first is taken.
+static CHOICES: [Choice; 4] = [choice::<F4>(), choice::<F2>(), choice::<F6>(), choice::<F2R5>()];
+
+/// Whether some variant, asked for by name or not, supports a convolution; if none does, what `winograd-f4`
+/// lacks, or for 5×5 what `winograd-f2-5x5` lacks.
 pub(crate) fn supports(spec: &ConvSpec) -> Result<(), String> {
+    match spec.kernel() {
+        [5, 5] => supports_variant::<F2R5>(spec),
+        [3, 3] => supports_variant::<F4>(spec),
+        [kh, kw] => Err(format!("kernel {kh}x{kw} (needs 3x3 or 5x5)")),
+    }
+}
+
+fn supports_variant<V: Variant>(spec: &ConvSpec) -> Result<(), String> {
     let ([kh, kw], [sh, sw], [dh, dw]) = (spec.kernel(), spec.stride(), spec.dilation());
-    if [kh, kw] != [3, 3] {
-        return Err(format!("kernel {kh}x{kw} (needs 3x3)"));
+    if [kh, kw] != [V::R, V::R] {
+        return Err(format!("kernel {kh}x{kw} (needs {0}x{0})", V::R));
     }
     if [sh, sw] != [1, 1] {
         return Err(format!("stride {sh}x{sw} (needs 1x1)"));
@@ -88,7 +121,7 @@ pub(crate) fn supports(spec: &ConvSpec) -> Result<(), String> {
     if spec.groups() != 1 {
         return Err(format!("{} groups (needs 1)", spec.groups()));
     }
-    if body::scratch_bound(spec).is_none_or(|len| len > MOST_SCRATCH) {
+    if body::scratch_bound::<V>(spec).is_none_or(|len| len > MOST_SCRATCH) {
         return Err(format!(
             "{} channels of rows of {} outputs (needs at most {MOST_SCRATCH} f32s of scratch memory)",
             spec.in_channels(),
@@ -103,9 +136,10 @@ const MOST_SCRATCH: usize = 16 << 20;
 
 impl<V: Variant> Algorithm for Fixed<V> {
     const NAME: &'static str = V::NAME;
+    const ACCURACY: Accuracy = V::ACCURACY;
 
     fn supports(spec: &ConvSpec) -> Result<(), String> {
-        supports(spec)
+        supports_variant::<V>(spec)
     }
 
     fn prepare<S: Simd>(
@@ -114,18 +148,11 @@ impl<V: Variant> Algorithm for Fixed<V> {
         weights: &[f32],
         options: &PlanOptions,
     ) -> Result<Box<dyn Body>, ConvError> {
-        if options.accuracy == Accuracy::Strict {
-            return Err(ConvError::Option {
-                option: "accuracy",
-                value: "Strict".to_owned(),
-                expected: "Standard for a Winograd kernel",
-            });
-        }
         body::prepare::<S, V>(simd, spec, weights, options)
     }
 }
 
-/// The plan of the variant that should be faster.
+/// The plan of the variant that should be fastest of those that are accurate enough.
 pub(crate) fn plan(
     isa: Option<Isa>,
     spec: &ConvSpec,
@@ -136,8 +163,12 @@ pub(crate) fn plan(
         .map_or_else(Isa::best, Ok)
         .map_err(|reason| ConvError::Unavailable { kernel: "winograd".to_owned(), reason })?;
     let machine = Machine { rates: Rates::detect(isa), caches: CacheSizes::detect() };
-    let variant = if cost::<F4>(spec, machine) <= cost::<F2>(spec, machine) { F4::NAME } else { F2::NAME };
-    registry::kernel(&format!("{variant}/{isa}"))?.plan(spec, weights, options)
+    let (choice, _) = fastest(spec, options.accuracy, machine).ok_or_else(|| ConvError::Option {
+        option: "accuracy",
+        value: format!("{:?}", options.accuracy),
+        expected: "Relaxed for this convolution",
+    })?;
+    registry::kernel(&format!("{}/{isa}", choice.name))?.plan(spec, weights, options)
 }
 
 /// What the choice among the variants depends on besides the convolution.
@@ -147,10 +178,20 @@ pub(crate) struct Machine {
     pub(crate) caches: CacheSizes,
 }
 
+/// The variant that should be fastest, and its estimated time.
+fn fastest(spec: &ConvSpec, accuracy: Accuracy, machine: Machine) -> Option<(&'static Choice, f64)> {
+    CHOICES
+        .iter()
+        .filter(|choice| choice.accuracy <= accuracy && (choice.supports)(spec).is_ok())
+        .map(|choice| (choice, (choice.cost)(spec, machine)))
+        .min_by(|a, b| a.1.total_cmp(&b.1))
+}
+
 /// Whether some variant should be faster than summing in registers, which runs near the peak.
-pub(crate) fn pays(spec: &ConvSpec, machine: Machine) -> bool {
+pub(crate) fn pays(spec: &ConvSpec, accuracy: Accuracy, machine: Machine) -> bool {
     let summing = spec.macs() as f64;
-    supports(spec).is_ok() && cost::<F4>(spec, machine).min(cost::<F2>(spec, machine)) < 0.9 * summing
+    accuracy != Accuracy::Strict
+        && fastest(spec, accuracy, machine).is_some_and(|(_, cost)| cost < 0.9 * summing)
 }
 
 /// Estimated time, in multiply-adds of a running register tile: the products, or the streaming of the

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use harness::layers::Layer;
 use harness::record::Clock;
-use kernels::{ConvSpec, Layout};
+use kernels::{Accuracy, ConvSpec, Layout};
 
 /// Convolution kernels: what there is, what they compute, how fast, and whether it is right.
 #[derive(Debug, Parser)]
@@ -35,6 +35,8 @@ pub(crate) enum Command {
     Report(Report),
     /// Run random convolutions on every kernel and instruction set and compare with the definition
     Verify(Verify),
+    /// Measure the kernels' rounding errors against float64, on data like a network's
+    Errors(Errors),
     /// Print a completion script
     Completions {
         /// The shell to print it for
@@ -54,6 +56,9 @@ pub(crate) struct Kernels {
     /// Also say whether each supports this convolution, e.g. "c64 h56 w56 o64 k3 p1"
     #[arg(long, value_name = "SPEC")]
     pub(crate) spec: Option<ConvSpec>,
+    /// Which rounding errors auto may take: those of summing, about twice, or about eight times those
+    #[arg(long, default_value = "standard")]
+    pub(crate) accuracy: AccuracyArg,
     /// Print JSON
     #[arg(long)]
     pub(crate) json: bool,
@@ -99,6 +104,23 @@ impl From<ClockArg> for Clock {
     }
 }
 
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum AccuracyArg {
+    Strict,
+    Standard,
+    Relaxed,
+}
+
+impl From<AccuracyArg> for Accuracy {
+    fn from(accuracy: AccuracyArg) -> Self {
+        match accuracy {
+            AccuracyArg::Strict => Accuracy::Strict,
+            AccuracyArg::Standard => Accuracy::Standard,
+            AccuracyArg::Relaxed => Accuracy::Relaxed,
+        }
+    }
+}
+
 #[derive(Debug, Args)]
 pub(crate) struct Run {
     /// The kernel's id, e.g. auto or direct/avx2
@@ -131,6 +153,10 @@ pub(crate) struct Run {
     /// Apply ReLU
     #[arg(long)]
     pub(crate) relu: bool,
+    /// Which rounding errors auto and winograd may take: those of summing, about twice, or about eight times
+    /// those
+    #[arg(long, default_value = "standard")]
+    pub(crate) accuracy: AccuracyArg,
     /// Threads
     #[arg(long, value_name = "N", default_value_t = 1)]
     pub(crate) threads: usize,
@@ -196,6 +222,9 @@ pub(crate) struct What {
     /// A shared library of ONNX Runtime, instead of the system's
     #[arg(long, value_name = "FILE")]
     pub(crate) onnxruntime: Option<PathBuf>,
+    /// Which rounding errors our kernels may have: those of summing, about twice, or about eight times those
+    #[arg(long, default_value = "standard")]
+    pub(crate) accuracy: AccuracyArg,
     /// Numbers of threads, separated by commas
     #[arg(long, value_name = "N,…", value_delimiter = ',', default_value = "1")]
     pub(crate) threads: Vec<usize>,
@@ -292,6 +321,20 @@ pub(crate) struct Report {
     /// The folder to write index.html, report.md and rows.csv to; made if need be
     #[arg(long, value_name = "DIR")]
     pub(crate) output: PathBuf,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Errors {
+    /// A convolution, e.g. "c64 h14 w14 o64 k3 p1"; may be repeated; by default 3×3 and 5×5 with 64, 256 and
+    /// 512 channels
+    #[arg(long, value_name = "SPEC")]
+    pub(crate) spec: Vec<ConvSpec>,
+    /// Kernels, separated by commas; by default all, with the best instruction set
+    #[arg(long, value_name = "ID,…", value_delimiter = ',')]
+    pub(crate) kernel: Vec<String>,
+    /// Print JSON
+    #[arg(long)]
+    pub(crate) json: bool,
 }
 
 #[derive(Debug, Args)]

@@ -84,7 +84,7 @@ pub(crate) fn info(args: &args::Info, out: &mut dyn Write) -> Outcome {
 }
 
 pub(crate) fn kernels(args: &args::Kernels, out: &mut dyn Write) -> Outcome {
-    let options = PlanOptions::default();
+    let options = PlanOptions { accuracy: args.accuracy.into(), ..Default::default() };
     let rows: Vec<(&str, Option<String>, Option<String>)> = kernels::kernels()
         .map(|kernel| {
             let missing = kernel.availability().err().map(|reason| reason.to_string());

@@ -6,6 +6,7 @@
 mod args;
 mod bench;
 mod compare;
+mod errors;
 mod facts;
 mod progress;
 mod report;
@@ -87,6 +88,7 @@ fn dispatch(command: Command, out: &mut dyn Write) -> Outcome {
         Command::Info(args) => facts::info(&args, out),
         Command::Kernels(args) => facts::kernels(&args, out),
         Command::Shape(args) => facts::shape(&args, out),
+        Command::Errors(args) => errors::errors(&args, out),
         Command::Run(args) => run::run(&args, out),
         Command::Bench(args) => bench::bench(&args, out),
         Command::Compare(args) => compare::compare(&args, out),

@@ -34,6 +34,7 @@ pub(crate) fn run(args: &args::Run, out: &mut dyn Write) -> Outcome {
     let options = PlanOptions {
         threads: args.threads,
         activation: args.relu.then_some(Activation::Relu),
+        accuracy: args.accuracy.into(),
         ..Default::default()
     };
     let plan = kernel.plan(&spec, &weights.values, &options).map_err(refused)?;
