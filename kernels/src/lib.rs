@@ -137,6 +137,7 @@ mod im2col;
 mod kernel;
 mod microkernel;
 mod naive;
+mod packed;
 mod parallel;
 mod partition;
 #[cfg(feature = "pointwise")]

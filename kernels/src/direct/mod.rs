@@ -2,7 +2,8 @@
 //!
 //! # Idea
 //! A register tile holds a block of outputs, pixels × filters, over the whole reduction; input pixels
-//! are read where they lie. What lies along the lanes of a vector is chosen by shape:
+//! are read where they lie. What lies along the lanes of a vector is chosen by shape, when weights are
+//! packed (other sizes of the same plan keep it):
 //!
 //! - *filters* ([`filters`]): a step broadcasts one channel of each pixel and multiplies it with a
 //!   vector of filters. Good for 8 and more filters.
@@ -39,7 +40,8 @@ mod pixels;
 
 use crate::band::Window;
 use crate::error::ConvError;
-use crate::kernel::{Body, PlanOptions};
+use crate::kernel::PlanOptions;
+use crate::packed::Packed;
 use crate::registry::Algorithm;
 use crate::simd::Simd;
 use crate::spec::{ConvSpec, Layout};
@@ -62,16 +64,16 @@ impl Algorithm for Direct {
         }
     }
 
-    fn prepare<S: Simd>(
+    fn pack<S: Simd>(
         simd: S,
         spec: &ConvSpec,
         weights: &[f32],
         options: &PlanOptions,
-    ) -> Result<Box<dyn Body>, ConvError> {
+    ) -> Result<Packed, ConvError> {
         if lanes_are_pixels::<S>(spec) {
-            pixels::prepare(simd, spec, weights, options)
+            pixels::pack(simd, spec, weights, options)
         } else {
-            filters::prepare(simd, spec, weights, options)
+            filters::pack(simd, spec, weights, options)
         }
     }
 }

@@ -64,7 +64,8 @@ use std::marker::PhantomData;
 use crate::cache::CacheSizes;
 use crate::cpu::Rates;
 use crate::error::ConvError;
-use crate::kernel::{Accuracy, Body, Plan, PlanOptions};
+use crate::kernel::{Accuracy, Plan, PlanOptions};
+use crate::packed::Packed;
 use crate::registry::{self, Algorithm};
 use crate::simd::{Isa, Simd};
 use crate::spec::{ConvSpec, Layout};
@@ -108,12 +109,12 @@ impl<V: Variant> Algorithm for Fixed<V> {
         supports(spec)
     }
 
-    fn prepare<S: Simd>(
+    fn pack<S: Simd>(
         simd: S,
         spec: &ConvSpec,
         weights: &[f32],
         options: &PlanOptions,
-    ) -> Result<Box<dyn Body>, ConvError> {
+    ) -> Result<Packed, ConvError> {
         if options.accuracy == Accuracy::Strict {
             return Err(ConvError::Option {
                 option: "accuracy",
@@ -121,7 +122,7 @@ impl<V: Variant> Algorithm for Fixed<V> {
                 expected: "Standard for a Winograd kernel",
             });
         }
-        body::prepare::<S, V>(simd, spec, weights, options)
+        body::pack::<S, V>(simd, spec, weights, options)
     }
 }
 
