@@ -79,6 +79,9 @@
 //! # Ok::<(), kernels::ConvError>(())
 //! ```
 //!
+//! # Other batches and image sizes
+//! [`Plan::resized`] gives a plan of the same layer at another size, with the same packed weights.
+//!
 //! # Which kernel is fast where
 //! | id | covers | fast where |
 //! |---|---|---|
