@@ -90,7 +90,7 @@ pub trait Plan: Send + Sync + fmt::Debug {
     /// be faster. Outputs are, bit for bit, those of a new plan of the kernel that runs. Only `direct` packs
     /// weights in one of two forms, by the width of the output, and keeps the form it has: a new plan might
     /// take the other one, sum in another order (with the same [error model](Self::error_model)) and, where
-    /// one of the widths is much less than a vector's, be up to twice as fast.
+    /// one of the widths is much less than a vector's, be about twice as fast.
     ///
     /// ```
     /// use kernels::{ConvSpec, PlanOptions, Workspace, kernel};
