@@ -1,6 +1,8 @@
-//! `run` allocates nothing after a plan's first run: counted by an allocator of this test's own.
+//! `run` allocates nothing after a plan's first run, and a resized plan no weights: counted by an allocator of
+//! this test's own.
 
 use std::alloc::{GlobalAlloc, Layout, System};
+use std::collections::HashSet;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use harness::pinning::Pool;
@@ -10,12 +12,18 @@ use kernels::{ConvSpec, PlanOptions, Workspace};
 struct Counting;
 
 static ALLOCATIONS: AtomicUsize = AtomicUsize::new(0);
+static BYTES: AtomicUsize = AtomicUsize::new(0);
+
+fn count(bytes: usize) {
+    ALLOCATIONS.fetch_add(1, Ordering::Relaxed);
+    BYTES.fetch_add(bytes, Ordering::Relaxed);
+}
 
 // SAFETY: every call goes to the system's allocator as it came.
 #[allow(unsafe_code)]
 unsafe impl GlobalAlloc for Counting {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        ALLOCATIONS.fetch_add(1, Ordering::Relaxed);
+        count(layout.size());
         // SAFETY: the caller's promises are the system's.
         unsafe { System.alloc(layout) }
     }
@@ -26,7 +34,7 @@ unsafe impl GlobalAlloc for Counting {
     }
 
     unsafe fn realloc(&self, p: *mut u8, layout: Layout, size: usize) -> *mut u8 {
-        ALLOCATIONS.fetch_add(1, Ordering::Relaxed);
+        count(size);
         // SAFETY: the caller's promises are the system's.
         unsafe { System.realloc(p, layout, size) }
     }
@@ -35,14 +43,52 @@ unsafe impl GlobalAlloc for Counting {
 #[global_allocator]
 static ALLOCATOR: Counting = Counting;
 
-fn allocations(work: impl FnOnce()) -> usize {
-    let before = ALLOCATIONS.load(Ordering::Relaxed);
+/// What `work` adds to a counter.
+fn added(counter: &AtomicUsize, work: impl FnOnce()) -> usize {
+    let before = counter.load(Ordering::Relaxed);
     work();
-    ALLOCATIONS.load(Ordering::Relaxed) - before
+    counter.load(Ordering::Relaxed) - before
+}
+
+fn allocations(work: impl FnOnce()) -> usize {
+    added(&ALLOCATIONS, work)
 }
 
 /// The only test of this file: others would allocate at the same time.
 #[test]
+fn what_is_allocated() {
+    runs_allocate_nothing();
+    resized_plans_allocate_no_weights();
+    // The counters count.
+    assert_eq!(allocations(|| drop(vec![1])), 1);
+    assert_eq!(added(&BYTES, || drop(vec![1_u64; 3])), 24);
+}
+
+fn resized_plans_allocate_no_weights() {
+    const SIZES: [(&str, &str); 6] = [
+        ("c256 h14 w14 o256 k3 p1", "n8 c256 h14 w14 o256 k3 p1"),
+        ("c256 h14 w14 o256 k3 p1 nhwc", "n2 c256 h20 w30 o256 k3 p1 nhwc"),
+        ("n4 c512 h7 w7 o512 k1", "c512 h9 w9 o512 k1"),
+        ("n4 c512 h7 w7 o512 k1 nhwc", "c512 h9 w9 o512 k1 nhwc"),
+        ("c4096 h6 w6 o4096 k7 p3 g4096", "n2 c4096 h9 w9 o4096 k7 p3 g4096"),
+        ("c4096 h6 w6 o4096 k7 p3 g4096 nhwc", "n2 c4096 h9 w9 o4096 k7 p3 g4096 nhwc"),
+    ];
+    let mut counted = HashSet::new();
+    for (one, other) in SIZES {
+        let (one, other): (ConvSpec, ConvSpec) = (one.parse().unwrap(), other.parse().unwrap());
+        let weights = vec![1.0; one.weights_len()];
+        for kernel in forms().into_iter().filter(|kernel| kernel.supports(&one).is_ok()) {
+            let plan = kernel.plan(&one, &weights, &PlanOptions::default()).unwrap();
+            let bytes = added(&BYTES, || drop(plan.resized(&other).unwrap()));
+            assert!(4 * weights.len() <= plan.packed_bytes());
+            let most = plan.packed_bytes() / 20;
+            assert!(bytes < most, "{}: {bytes} bytes for `{one}` to `{other}`, of {most}", kernel.id());
+            counted.insert(kernel.algorithm());
+        }
+    }
+    assert_eq!(counted, forms().into_iter().map(|kernel| kernel.algorithm()).collect());
+}
+
 fn runs_allocate_nothing() {
     const SPECS: [&str; 7] = [
         "n2 c32 h20 w20 o40 k3 p1",
@@ -85,6 +131,4 @@ fn runs_allocate_nothing() {
         }
     }
     assert!(counted > 100);
-    // The counter counts.
-    assert_eq!(allocations(|| drop(vec![1])), 1);
 }

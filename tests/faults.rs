@@ -44,6 +44,10 @@ impl Plan for Faulty {
         0
     }
 
+    fn resized(&self, spec: &ConvSpec) -> Result<Box<dyn Plan>, ConvError> {
+        Ok(Box::new(Faulty { plan: self.plan.resized(spec)?, ..*self }))
+    }
+
     fn run(
         &self,
         input: &[f32],

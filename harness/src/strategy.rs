@@ -234,6 +234,22 @@ pub fn case_for(kernel: &'static dyn Kernel) -> impl Strategy<Value = Case> {
     )
 }
 
+/// A case that a kernel supports, after the same layer at another batch, image size and padding, which the
+/// kernel supports too.
+pub fn resizing_for(kernel: &'static dyn Kernel) -> impl Strategy<Value = (ConvSpec, Case)> {
+    let size = (1..=5usize, [extent(), extent()], [pad(), pad(), pad(), pad()]);
+    (case_for(kernel), size).prop_map(move |(case, (batch, [height, width], [top, left, bottom, right]))| {
+        let other = case.spec.to_builder().batch(batch).input_size(height, width);
+        let padded = other.clone().padding(Padding { top, left, bottom, right });
+        let origin = [padded, other]
+            .into_iter()
+            .filter_map(|builder| builder.build().ok())
+            .find(|spec| kernel.supports(spec).is_ok())
+            .unwrap_or(case.spec);
+        (origin, case)
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

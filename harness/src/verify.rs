@@ -128,7 +128,8 @@ pub fn check_run(plan: &dyn Plan, case: &Case, tensors: &data::Tensors) -> Resul
     Ok(())
 }
 
-fn same_bits(a: &[f32], b: &[f32]) -> bool {
+/// Whether two outputs are the same, bit for bit.
+pub fn same_bits(a: &[f32], b: &[f32]) -> bool {
     a.len() == b.len() && a.iter().zip(b).all(|(x, y)| x.to_bits() == y.to_bits())
 }
 

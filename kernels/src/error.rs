@@ -187,6 +187,15 @@ pub enum ConvError {
         /// What would be right.
         expected: &'static str,
     },
+    /// A plan cannot be resized to a convolution that differs in more than its size.
+    Resize {
+        /// The field of [`ConvSpec`] that differs.
+        field: &'static str,
+        /// Its value.
+        actual: String,
+        /// Its value in the plan, the only one that would be right.
+        expected: String,
+    },
     /// Memory for packed weights or a workspace could not be had.
     OutOfMemory {
         /// How many bytes were asked for.
@@ -212,6 +221,11 @@ impl fmt::Display for ConvError {
             ConvError::Option { option, value, expected } => {
                 write!(f, "option {option} is {value}, but must be {expected}")
             }
+            ConvError::Resize { field, actual, expected } => write!(
+                f,
+                "{field} is {actual}, but must stay {expected}: a plan can be resized to another batch, image \
+                 size or padding only"
+            ),
             ConvError::OutOfMemory { bytes } => write!(f, "{bytes} bytes of memory could not be had"),
         }
     }

@@ -1,9 +1,11 @@
 //! The interface: a [`Kernel`] makes a [`Plan`], a plan runs.
 
 use std::fmt;
+use std::sync::Arc;
 
 use crate::buffer::{self, LINE};
 use crate::error::{ConvError, Unavailable, Unsupported};
+use crate::packed::Packed;
 use crate::simd::Isa;
 use crate::spec::ConvSpec;
 use crate::workspace::Workspace;
@@ -76,8 +78,47 @@ pub trait Plan: Send + Sync + fmt::Debug {
     /// f32s of scratch memory that a run needs.
     fn workspace_len(&self) -> usize;
 
-    /// Bytes of packed weights that the plan holds.
+    /// Bytes of packed weights that the plan holds. Plans made by [`resized`](Self::resized) hold the same
+    /// ones: count them once.
     fn packed_bytes(&self) -> usize;
+
+    /// A plan of the same kernel, options and weights for another batch, image size or padding: an engine
+    /// whose inputs vary in size makes one plan of a layer and resizes it.
+    ///
+    /// The packed weights are shared, neither packed again nor copied; what depends on the size (blocking,
+    /// shares of the threads, scratch memory) is settled anew, in microseconds. Each of the plans runs
+    /// without the other, and the last one to go frees the weights.
+    ///
+    /// The kernel stays as well, whatever `auto` or `winograd` would choose for the new size: where
+    /// [`explain`](crate::explain) names another algorithm than [`kernel_id`](Self::kernel_id), a new plan may
+    /// be faster. Outputs are, bit for bit, those of a new plan of the kernel that runs. Only `direct` packs
+    /// weights in one of two forms, by the width of the output, and keeps the form it has: a new plan might
+    /// take the other one, sum in another order (with the same [error model](Self::error_model)) and, where
+    /// one of the widths is much less than a vector's, be about twice as fast.
+    ///
+    /// ```
+    /// use kernels::{ConvSpec, PlanOptions, Workspace, kernel};
+    ///
+    /// let one: ConvSpec = "c16 h20 w20 o8 k3 p1".parse()?;
+    /// let weights = vec![1.0; one.weights_len()];
+    /// let plan = kernel("auto")?.plan(&one, &weights, &PlanOptions::default())?;
+    ///
+    /// let mut workspace = Workspace::default(); // grows to what the largest needs
+    /// for batch in [1, 4, 2] {
+    ///     let plan = plan.resized(&one.with_batch(batch)?)?;
+    ///     let input = vec![1.0; plan.spec().input_len()];
+    ///     let mut output = vec![0.0; plan.spec().output_len()];
+    ///     plan.run(&input, None, &mut output, &mut workspace)?;
+    ///     assert_eq!(output.len(), batch * 8 * 20 * 20);
+    ///     assert!((output[10 * 20 + 10] - 16.0 * 9.0).abs() < 1e-3);
+    /// }
+    /// # Ok::<(), kernels::ConvError>(())
+    /// ```
+    ///
+    /// # Errors
+    /// [`ConvError::Resize`] names the first field beside batch, `in_height`, `in_width` and padding in which
+    /// `spec` differs; [`ConvError::Unsupported`] when the kernel's method does not cover the new size.
+    fn resized(&self, spec: &ConvSpec) -> Result<Box<dyn Plan>, ConvError>;
 
     /// Computes `output = activation(convolution(input) + bias [+ output])`.
     ///
@@ -264,12 +305,10 @@ pub(crate) struct Io<'a> {
     pub(crate) output: &'a mut [f32],
 }
 
-/// What an algorithm makes of a convolution; [`Prepared`] is the plan around it.
+/// What an algorithm makes of a convolution of one size; [`Prepared`] is the plan around it.
 pub(crate) trait Body: Send + Sync + fmt::Debug {
     /// f32s of scratch memory; it comes aligned to a cache line, with any contents.
     fn scratch_len(&self) -> usize;
-    /// Bytes of packed weights.
-    fn packed_bytes(&self) -> usize;
     /// Threads that a run uses.
     fn threads(&self) -> usize;
     /// The bound that is promised.
@@ -287,12 +326,25 @@ pub(crate) trait Body: Send + Sync + fmt::Debug {
 pub(crate) struct Prepared {
     spec: ConvSpec,
     kernel_id: String,
+    /// What the kernel says of a convolution, asked again for each size.
+    supports: Supports,
+    packed: Arc<Packed>,
     body: Box<dyn Body>,
 }
 
+/// Whether a method covers a convolution; if not, what of it is not supported.
+pub(crate) type Supports = fn(&ConvSpec) -> Result<(), String>;
+
 impl Prepared {
-    pub(crate) fn new(spec: &ConvSpec, kernel_id: String, body: Box<dyn Body>) -> Self {
-        Prepared { spec: *spec, kernel_id, body }
+    /// A plan for a convolution that the kernel supports.
+    pub(crate) fn new(
+        spec: &ConvSpec,
+        kernel_id: String,
+        supports: Supports,
+        packed: Arc<Packed>,
+    ) -> Result<Self, ConvError> {
+        let body = packed.body(spec)?;
+        Ok(Prepared { spec: *spec, kernel_id, supports, packed, body })
     }
 }
 
@@ -326,7 +378,16 @@ impl Plan for Prepared {
     }
 
     fn packed_bytes(&self) -> usize {
-        self.body.packed_bytes()
+        self.packed.bytes()
+    }
+
+    fn resized(&self, spec: &ConvSpec) -> Result<Box<dyn Plan>, ConvError> {
+        if let Some((field, actual, expected)) = spec.difference_beyond_size(&self.spec) {
+            return Err(ConvError::Resize { field, actual, expected });
+        }
+        (self.supports)(spec).map_err(|what| Unsupported::new(&self.kernel_id, what, spec))?;
+        let packed = Arc::clone(&self.packed);
+        Ok(Box::new(Prepared::new(spec, self.kernel_id.clone(), self.supports, packed)?))
     }
 
     fn run(

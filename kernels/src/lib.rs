@@ -79,6 +79,9 @@
 //! # Ok::<(), kernels::ConvError>(())
 //! ```
 //!
+//! # Other batches and image sizes
+//! [`Plan::resized`] gives a plan of the same layer at another size, with the same packed weights.
+//!
 //! # Which kernel is fast where
 //! | id | covers | fast where |
 //! |---|---|---|
@@ -137,6 +140,7 @@ mod im2col;
 mod kernel;
 mod microkernel;
 mod naive;
+mod packed;
 mod parallel;
 mod partition;
 #[cfg(feature = "pointwise")]

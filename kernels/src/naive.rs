@@ -23,8 +23,11 @@
 //! # Source
 //! The definition of the cross-correlation as in CS231n, lecture 5.
 
+use std::sync::Arc;
+
 use crate::error::ConvError;
 use crate::kernel::{Body, ErrorModel, Io, PlanOptions};
+use crate::packed::Packed;
 use crate::registry::Algorithm;
 use crate::simd::Simd;
 use crate::spec::{ConvSpec, Layout};
@@ -39,22 +42,24 @@ impl Algorithm for Naive {
         Ok(())
     }
 
-    fn prepare<S: Simd>(
-        _: S,
-        spec: &ConvSpec,
+    fn pack<S: Simd>(
+        simd: S,
+        _: &ConvSpec,
         weights: &[f32],
         options: &PlanOptions,
-    ) -> Result<Box<dyn Body>, ConvError> {
+    ) -> Result<Packed, ConvError> {
         let mut copy = crate::buffer::zeros(weights.len())?;
         copy.copy_from_slice(weights);
-        Ok(Box::new(NaiveBody { spec: *spec, weights: copy, options: *options }))
+        Ok(Packed::new(simd, options, 4 * weights.len(), copy, |_, spec, options, weights| {
+            Ok(Box::new(NaiveBody { spec: *spec, weights, options: *options }))
+        }))
     }
 }
 
 #[derive(Debug)]
 struct NaiveBody {
     spec: ConvSpec,
-    weights: Vec<f32>,
+    weights: Arc<Vec<f32>>,
     options: PlanOptions,
 }
 
@@ -99,10 +104,6 @@ impl NaiveBody {
 impl Body for NaiveBody {
     fn scratch_len(&self) -> usize {
         0
-    }
-
-    fn packed_bytes(&self) -> usize {
-        self.weights.len() * 4
     }
 
     fn threads(&self) -> usize {

@@ -104,8 +104,6 @@ impl Shared<'_> {
 pub(crate) trait Worker: Send + Sync + fmt::Debug {
     /// f32s of scratch memory that a thread needs.
     fn scratch_len(&self) -> usize;
-    /// Bytes of packed weights.
-    fn packed_bytes(&self) -> usize;
     /// Computes all outputs of a unit, and touches no others.
     fn unit(&self, unit: &Unit, io: &Shared<'_>, scratch: &mut [f32]);
 }
@@ -124,10 +122,6 @@ pub(crate) struct Partitioned<W> {
 impl<W: Worker> Body for Partitioned<W> {
     fn scratch_len(&self) -> usize {
         self.threads * self.worker.scratch_len()
-    }
-
-    fn packed_bytes(&self) -> usize {
-        self.worker.packed_bytes()
     }
 
     fn threads(&self) -> usize {

@@ -38,12 +38,14 @@
 //! ACM TOMS 34(3), 2008; 1×1 convolutions: Lin, Chen, Yan, "Network In Network", 2013.
 
 use std::ops::Range;
+use std::sync::Arc;
 
 use crate::buffer::LINE;
 use crate::cache::CacheSizes;
 use crate::error::ConvError;
 use crate::gemm::{Pass, filters_by_pixels, pixels_by_filters};
 use crate::kernel::{Body, PlanOptions};
+use crate::packed::Packed;
 use crate::parallel;
 use crate::partition::{Partition, Partitioned, Shared, Unit, Worker};
 use crate::registry::Algorithm;
@@ -75,39 +77,48 @@ impl Algorithm for Pointwise {
         Ok(())
     }
 
-    fn prepare<S: Simd>(
+    fn pack<S: Simd>(
         simd: S,
         spec: &ConvSpec,
         weights: &[f32],
         options: &PlanOptions,
-    ) -> Result<Box<dyn Body>, ConvError> {
-        let threads = parallel::worthwhile(options.threads, spec);
-        let channels = spec.group_in_channels();
-        let images = spec.batch() * spec.groups();
-        let pixels = spec.out_height() * spec.out_width();
-        let most = CacheSizes::detect().l2 / 2 / (4 * channels);
+    ) -> Result<Packed, ConvError> {
         Ok(match spec.layout() {
             Layout::Nhwc => {
                 let panels = Panels::pack::<S>(spec, weights, Order::RowColumnChannel)?;
-                let partition = Partition::new(images, pixels, most, S::MR, panels.count, threads);
-                let worker = Nhwc {
-                    simd,
-                    spec: *spec,
-                    options: *options,
-                    panels,
-                    block: partition.block,
-                    packed_row: packed_row(spec),
-                };
-                Box::new(Partitioned { spec: *spec, threads, images, partition, worker })
+                Packed::new(simd, options, panels.bytes(), panels, |simd, spec, &options, panels| {
+                    let (spec, count, packed_row) = (*spec, panels.count, packed_row(spec));
+                    let worker = |block| Nhwc { simd, spec, options, panels, block, packed_row };
+                    Ok(body(&spec, options.threads, S::MR, count, worker))
+                })
             }
             Layout::Nchw => {
                 let strips = Strips::pack::<S>(spec, weights, Order::ChannelRowColumn)?;
-                let partition = Partition::new(images, pixels, most, S::NR, strips.count, threads);
-                let worker = Nchw { simd, spec: *spec, options: *options, strips, block: partition.block };
-                Box::new(Partitioned { spec: *spec, threads, images, partition, worker })
+                Packed::new(simd, options, strips.bytes(), strips, |simd, spec, &options, strips| {
+                    let (spec, count) = (*spec, strips.count);
+                    let worker = |block| Nchw { simd, spec, options, strips, block };
+                    Ok(body(&spec, options.threads, S::NR, count, worker))
+                })
             }
         })
     }
+}
+
+/// The body around a worker, which is told the pixels of a block; a block's input fills half the level-2 cache.
+fn body<W: Worker + 'static>(
+    spec: &ConvSpec,
+    threads: usize,
+    tile: usize,
+    filter_tiles: usize,
+    worker: impl FnOnce(usize) -> W,
+) -> Box<dyn Body> {
+    let threads = parallel::worthwhile(threads, spec);
+    let images = spec.batch() * spec.groups();
+    let pixels = spec.out_height() * spec.out_width();
+    let most = CacheSizes::detect().l2 / 2 / (4 * spec.group_in_channels());
+    let partition = Partition::new(images, pixels, most, tile, filter_tiles, threads);
+    let worker = worker(partition.block);
+    Box::new(Partitioned { spec: *spec, threads, images, partition, worker })
 }
 
 /// Most channels of a group: all of a pixel's channels are packed at once, for a tile of pixels.
@@ -125,7 +136,7 @@ struct Nhwc<S> {
     simd: S,
     spec: ConvSpec,
     options: PlanOptions,
-    panels: Panels,
+    panels: Arc<Panels>,
     block: usize,
     packed_row: Option<usize>,
 }
@@ -133,10 +144,6 @@ struct Nhwc<S> {
 impl<S: Simd> Worker for Nhwc<S> {
     fn scratch_len(&self) -> usize {
         self.packed_row.map_or(0, |row| row * self.block).next_multiple_of(LINE)
-    }
-
-    fn packed_bytes(&self) -> usize {
-        self.panels.bytes()
     }
 
     fn unit(&self, unit: &Unit, io: &Shared<'_>, scratch: &mut [f32]) {
@@ -185,7 +192,7 @@ struct Nchw<S> {
     simd: S,
     spec: ConvSpec,
     options: PlanOptions,
-    strips: Strips,
+    strips: Arc<Strips>,
     block: usize,
 }
 
@@ -194,10 +201,6 @@ impl<S: Simd> Worker for Nchw<S> {
         let block = self.block.next_multiple_of(S::NR);
         let row = if self.spec.stride() == [1, 1] { 0 } else { block };
         self.spec.group_in_channels() * block + row
-    }
-
-    fn packed_bytes(&self) -> usize {
-        self.strips.bytes()
     }
 
     fn unit(&self, unit: &Unit, io: &Shared<'_>, scratch: &mut [f32]) {

@@ -1,7 +1,7 @@
 //! The list of kernels: one line for each algorithm, from which ids, tests, benches and reports all
 //! come.
 
-use std::sync::LazyLock;
+use std::sync::{Arc, LazyLock};
 
 use crate::auto;
 #[cfg(feature = "depthwise")]
@@ -11,8 +11,9 @@ use crate::direct;
 use crate::error::{ConvError, Unavailable, Unsupported};
 #[cfg(feature = "im2col")]
 use crate::im2col;
-use crate::kernel::{self, Accuracy, Body, Kernel, Plan, PlanOptions, Prepared};
+use crate::kernel::{self, Accuracy, Kernel, Plan, PlanOptions, Prepared, Supports};
 use crate::naive;
+use crate::packed::Packed;
 #[cfg(feature = "pointwise")]
 use crate::pointwise;
 use crate::simd::{Isa, Simd, Wide, with_token};
@@ -31,13 +32,14 @@ pub(crate) trait Algorithm {
     /// Whether the method covers a convolution; if not, what of it is not supported.
     fn supports(spec: &ConvSpec) -> Result<(), String>;
 
-    /// Packs weights, settles blocking. The spec is supported, weights and options are checked.
-    fn prepare<S: Simd>(
+    /// Packs weights, once for all sizes; blocking is settled for each size. The spec is supported, weights and
+    /// options are checked.
+    fn pack<S: Simd>(
         simd: S,
         spec: &ConvSpec,
         weights: &[f32],
         options: &PlanOptions,
-    ) -> Result<Box<dyn Body>, ConvError>;
+    ) -> Result<Packed, ConvError>;
 }
 
 /// Makes a plan for an instruction set, or for the best one.
@@ -49,7 +51,7 @@ struct Row {
     /// The instruction sets that ids may name; none for a kernel that has only one form.
     isas: &'static [Isa],
     accuracy: Accuracy,
-    supports: fn(&ConvSpec) -> Result<(), String>,
+    supports: Supports,
     plan: PlanFn,
 }
 
@@ -60,8 +62,8 @@ const fn scalar<A: Algorithm>() -> Row {
         accuracy: A::ACCURACY,
         supports: A::supports,
         plan: |_, spec, weights, options| {
-            let body = A::prepare(Wide, spec, weights, options)?;
-            Ok(Box::new(Prepared::new(spec, A::NAME.to_owned(), body)))
+            let packed = Arc::new(A::pack(Wide, spec, weights, options)?);
+            Ok(Box::new(Prepared::new(spec, A::NAME.to_owned(), A::supports, packed)?))
         },
     }
 }
@@ -76,8 +78,8 @@ const fn simd<A: Algorithm>() -> Row {
             let unavailable = |reason| ConvError::Unavailable { kernel: A::NAME.to_owned(), reason };
             let isa = isa.map_or_else(Isa::best, Ok).map_err(unavailable)?;
             let token = isa.token().map_err(unavailable)?;
-            let body = with_token!(token, s => A::prepare(s, spec, weights, options))?;
-            Ok(Box::new(Prepared::new(spec, format!("{}/{isa}", A::NAME), body)))
+            let packed = Arc::new(with_token!(token, s => A::pack(s, spec, weights, options))?);
+            Ok(Box::new(Prepared::new(spec, format!("{}/{isa}", A::NAME), A::supports, packed)?))
         },
     }
 }

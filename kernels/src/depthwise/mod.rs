@@ -43,7 +43,8 @@ mod nchw;
 mod nhwc;
 
 use crate::error::ConvError;
-use crate::kernel::{Body, PlanOptions};
+use crate::kernel::PlanOptions;
+use crate::packed::Packed;
 use crate::registry::Algorithm;
 use crate::simd::Simd;
 use crate::spec::{ConvSpec, Layout};
@@ -73,15 +74,15 @@ impl Algorithm for Depthwise {
         Ok(())
     }
 
-    fn prepare<S: Simd>(
+    fn pack<S: Simd>(
         simd: S,
         spec: &ConvSpec,
         weights: &[f32],
         options: &PlanOptions,
-    ) -> Result<Box<dyn Body>, ConvError> {
+    ) -> Result<Packed, ConvError> {
         match spec.layout() {
-            Layout::Nhwc => nhwc::prepare(simd, spec, weights, options),
-            Layout::Nchw => nchw::prepare(simd, spec, weights, options),
+            Layout::Nhwc => nhwc::pack(simd, spec, weights, options),
+            Layout::Nchw => nchw::pack(simd, spec, weights, options),
         }
     }
 }

@@ -1,10 +1,13 @@
 //! [`depthwise`](super) in NCHW: lanes are pixels of a row of a padded plane.
 
+use std::sync::Arc;
+
 use super::Window;
 use crate::band::{self, Image, Planes, most_rows, pack_planes};
 use crate::cache::CacheSizes;
 use crate::error::ConvError;
 use crate::kernel::{Body, PlanOptions};
+use crate::packed::Packed;
 use crate::parallel;
 use crate::partition::{Partition, Partitioned, Shared, Unit, Worker};
 use crate::simd::{Simd, SimdOp};
@@ -16,7 +19,7 @@ struct Nchw<S> {
     spec: ConvSpec,
     options: PlanOptions,
     /// As given: `[filter][r][s]`.
-    weights: Vec<f32>,
+    weights: Arc<Vec<f32>>,
     planes: Planes,
 }
 
@@ -29,32 +32,37 @@ pub(super) fn plane_len(spec: &ConvSpec) -> Option<usize> {
     phase.checked_mul(phases)?.checked_add(16)?.checked_mul(window.rows())
 }
 
-pub(super) fn prepare<S: Simd>(
+pub(super) fn pack<S: Simd>(
     simd: S,
-    spec: &ConvSpec,
+    _: &ConvSpec,
     weights: &[f32],
     options: &PlanOptions,
+) -> Result<Packed, ConvError> {
+    let mut packed = crate::buffer::zeros(weights.len())?;
+    packed.copy_from_slice(weights);
+    Ok(Packed::new(simd, options, 4 * weights.len(), packed, arrange))
+}
+
+fn arrange<S: Simd>(
+    simd: S,
+    spec: &ConvSpec,
+    options: &PlanOptions,
+    weights: Arc<Vec<f32>>,
 ) -> Result<Box<dyn Body>, ConvError> {
     let threads = parallel::worthwhile(options.threads, spec);
-    let mut copy = crate::buffer::zeros(weights.len())?;
-    copy.copy_from_slice(weights);
     let images = spec.batch() * spec.in_channels();
     // A plane goes through half the level-1 cache; each is used by all filters of its channel.
     let l1 = CacheSizes::detect().l1d / 8;
     let most = most_rows(spec, |rows| Planes::new(spec, rows, S::LANES).channel <= l1);
     let partition = Partition::new(images, spec.out_height(), most, 1, spec.group_out_channels(), threads);
     let planes = Planes::new(spec, partition.block, S::LANES);
-    let worker = Nchw { simd, spec: *spec, options: *options, weights: copy, planes };
+    let worker = Nchw { simd, spec: *spec, options: *options, weights, planes };
     Ok(Box::new(Partitioned { spec: *spec, threads, images, partition, worker }))
 }
 
 impl<S: Simd> Worker for Nchw<S> {
     fn scratch_len(&self) -> usize {
         self.planes.channel
-    }
-
-    fn packed_bytes(&self) -> usize {
-        self.weights.len() * 4
     }
 
     fn unit(&self, unit: &Unit, io: &Shared<'_>, plane: &mut [f32]) {

@@ -1,12 +1,14 @@
 //! [`depthwise`](super) in NHWC: lanes are channels, pixels are read in place.
 
 use std::ops::Range;
+use std::sync::Arc;
 
 use super::Window;
 use crate::buffer::AlignedBuffer;
 use crate::cache::CacheSizes;
 use crate::error::ConvError;
 use crate::kernel::{Body, PlanOptions};
+use crate::packed::Packed;
 use crate::parallel;
 use crate::partition::{Partition, Partitioned, Shared, Unit, Worker};
 use crate::simd::{Simd, SimdOp};
@@ -18,18 +20,17 @@ struct Nhwc<S> {
     spec: ConvSpec,
     options: PlanOptions,
     /// `[r][s][filter]`, filters rounded up to whole vectors.
-    weights: AlignedBuffer,
+    weights: Arc<AlignedBuffer>,
     filters: usize,
 }
 
-pub(super) fn prepare<S: Simd>(
+pub(super) fn pack<S: Simd>(
     simd: S,
     spec: &ConvSpec,
     weights: &[f32],
     options: &PlanOptions,
-) -> Result<Box<dyn Body>, ConvError> {
-    let threads = parallel::worthwhile(options.threads, spec);
-    let filters = spec.out_channels().next_multiple_of(S::LANES);
+) -> Result<Packed, ConvError> {
+    let filters = padded_filters::<S>(spec);
     let taps = spec.kernel()[0] * spec.kernel()[1];
     let mut packed = AlignedBuffer::zeros(filters * taps)?;
     for (filter, taps) in weights.chunks_exact(taps).enumerate() {
@@ -37,13 +38,29 @@ pub(super) fn prepare<S: Simd>(
             packed[tap * filters + filter] = weight;
         }
     }
+    Ok(Packed::new(simd, options, packed.bytes(), packed, arrange))
+}
+
+fn arrange<S: Simd>(
+    simd: S,
+    spec: &ConvSpec,
+    options: &PlanOptions,
+    weights: Arc<AlignedBuffer>,
+) -> Result<Box<dyn Body>, ConvError> {
+    let threads = parallel::worthwhile(options.threads, spec);
+    let filters = padded_filters::<S>(spec);
     let images = spec.batch();
     let row = 4 * spec.in_width() * spec.in_channels() * spec.stride()[0];
     let most = CacheSizes::detect().l2 / 2 / row;
     let vectors = filters / S::LANES;
     let partition = Partition::new(images, spec.out_height(), most, ROWS, vectors, threads);
-    let worker = Nhwc { simd, spec: *spec, options: *options, weights: packed, filters };
+    let worker = Nhwc { simd, spec: *spec, options: *options, weights, filters };
     Ok(Box::new(Partitioned { spec: *spec, threads, images, partition, worker }))
+}
+
+/// Filters, rounded up to whole vectors.
+fn padded_filters<S: Simd>(spec: &ConvSpec) -> usize {
+    spec.out_channels().next_multiple_of(S::LANES)
 }
 
 /// Output rows of a tile.
@@ -55,10 +72,6 @@ const MOST_COLUMNS: usize = 17;
 impl<S: Simd> Worker for Nhwc<S> {
     fn scratch_len(&self) -> usize {
         0
-    }
-
-    fn packed_bytes(&self) -> usize {
-        self.weights.bytes()
     }
 
     fn unit(&self, unit: &Unit, io: &Shared<'_>, _: &mut [f32]) {

@@ -13,6 +13,7 @@
 //! NCHW outputs go through scratch memory, one panel of a block at a time, and are transposed there.
 
 use std::ops::Range;
+use std::sync::Arc;
 
 use crate::band::{Image, Window, most_rows, pack_pixels, transpose_raw};
 use crate::buffer::LINE;
@@ -20,6 +21,7 @@ use crate::cache::CacheSizes;
 use crate::error::ConvError;
 use crate::kernel::{Body, PlanOptions};
 use crate::microkernel::{Bias, Epilogue, MOST_ROWS, Rows, Segments, Tile, balanced, tile_fn};
+use crate::packed::Packed;
 use crate::parallel;
 use crate::partition::{Partition, Partitioned, Shared, Unit, Worker};
 use crate::simd::Simd;
@@ -31,7 +33,7 @@ struct Filters<S> {
     simd: S,
     spec: ConvSpec,
     options: PlanOptions,
-    panels: Panels,
+    panels: Arc<Panels>,
     /// f32s from pixel to pixel of the band; none if the input is read in place.
     band_pitch: Option<usize>,
     /// Bands and outputs of a thread.
@@ -39,14 +41,23 @@ struct Filters<S> {
     staged_len: usize,
 }
 
-pub(super) fn prepare<S: Simd>(
+pub(super) fn pack<S: Simd>(
     simd: S,
     spec: &ConvSpec,
     weights: &[f32],
     options: &PlanOptions,
+) -> Result<Packed, ConvError> {
+    let panels = Panels::pack::<S>(spec, weights, Order::RowColumnChannel)?;
+    Ok(Packed::new(simd, options, panels.bytes(), panels, arrange))
+}
+
+fn arrange<S: Simd>(
+    simd: S,
+    spec: &ConvSpec,
+    options: &PlanOptions,
+    panels: Arc<Panels>,
 ) -> Result<Box<dyn Body>, ConvError> {
     let threads = parallel::worthwhile(options.threads, spec);
-    let panels = Panels::pack::<S>(spec, weights, Order::RowColumnChannel)?;
     let band_pitch = band_pitch(spec);
     let window_len = |rows: usize, pitch: usize| {
         let window = Window::under(spec, &(0..rows));
@@ -89,10 +100,6 @@ fn band_pitch(spec: &ConvSpec) -> Option<usize> {
 impl<S: Simd> Worker for Filters<S> {
     fn scratch_len(&self) -> usize {
         self.band_len + self.staged_len
-    }
-
-    fn packed_bytes(&self) -> usize {
-        self.panels.bytes()
     }
 
     fn unit(&self, unit: &Unit, io: &Shared<'_>, scratch: &mut [f32]) {

@@ -2,7 +2,8 @@
 //!
 //! # Idea
 //! A register tile holds a block of outputs, pixels × filters, over the whole reduction; input pixels
-//! are read where they lie. What lies along the lanes of a vector is chosen by shape:
+//! are read where they lie. What lies along the lanes of a vector is chosen by shape, when weights are
+//! packed (other sizes of the same plan keep it):
 //!
 //! - *filters* ([`filters`]): a step broadcasts one channel of each pixel and multiplies it with a
 //!   vector of filters. Good for 8 and more filters.
@@ -39,7 +40,8 @@ mod pixels;
 
 use crate::band::Window;
 use crate::error::ConvError;
-use crate::kernel::{Body, PlanOptions};
+use crate::kernel::PlanOptions;
+use crate::packed::Packed;
 use crate::registry::Algorithm;
 use crate::simd::Simd;
 use crate::spec::{ConvSpec, Layout};
@@ -62,16 +64,16 @@ impl Algorithm for Direct {
         }
     }
 
-    fn prepare<S: Simd>(
+    fn pack<S: Simd>(
         simd: S,
         spec: &ConvSpec,
         weights: &[f32],
         options: &PlanOptions,
-    ) -> Result<Box<dyn Body>, ConvError> {
+    ) -> Result<Packed, ConvError> {
         if lanes_are_pixels::<S>(spec) {
-            pixels::prepare(simd, spec, weights, options)
+            pixels::pack(simd, spec, weights, options)
         } else {
-            filters::prepare(simd, spec, weights, options)
+            filters::pack(simd, spec, weights, options)
         }
     }
 }
@@ -103,5 +105,55 @@ fn lanes_are_pixels<S: Simd>(spec: &ConvSpec) -> bool {
     match spec.layout() {
         Layout::Nchw => pixels < filters + conversion,
         Layout::Nhwc => pixels + conversion < filters,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::buffer::AlignedBuffer;
+    use crate::kernel::Io;
+    use crate::simd::on_every_isa;
+
+    /// Numbers whose sums depend on their order.
+    fn numbers(len: usize) -> Vec<f32> {
+        (0..len).map(|i| (i * 7919 % 1013) as f32 * 0.37 - 187.0).collect()
+    }
+
+    fn run(packed: &Packed, spec: &ConvSpec) -> Vec<u32> {
+        let body = packed.body(spec).unwrap();
+        let mut scratch = AlignedBuffer::zeros(body.scratch_len()).unwrap();
+        let mut output = vec![f32::NAN; spec.output_len()];
+        body.run(Io { input: &numbers(spec.input_len()), bias: None, output: &mut output }, &mut scratch);
+        output.into_iter().map(f32::to_bits).collect()
+    }
+
+    fn check<S: Simd>(simd: S) {
+        for (narrow, wide) in [
+            ("c64 h5 w5 o40 k3 p1", "n2 c64 h6 w64 o40 k3 p1"),
+            ("c64 h5 w5 o5 k3 p1 nhwc", "n2 c64 h6 w64 o5 k3 p1 nhwc"),
+        ] {
+            let (narrow, wide): (ConvSpec, ConvSpec) = (narrow.parse().unwrap(), wide.parse().unwrap());
+            assert!(!lanes_are_pixels::<S>(&narrow) && lanes_are_pixels::<S>(&wide));
+            let (weights, options) = (numbers(wide.weights_len()), PlanOptions::default());
+            for (from, to) in [(narrow, wide), (wide, narrow)] {
+                let filters = |spec| filters::pack(simd, spec, &weights, &options).unwrap();
+                let pixels = |spec| pixels::pack(simd, spec, &weights, &options).unwrap();
+                let (by_filters, by_pixels) = (run(&filters(&to), &to), run(&pixels(&to), &to));
+                assert_ne!(by_filters, by_pixels, "the forms cannot be told apart on `{to}`");
+                assert_eq!(run(&filters(&from), &to), by_filters, "`{from}` to `{to}`");
+                assert_eq!(run(&pixels(&from), &to), by_pixels, "`{from}` to `{to}`");
+                let kept = if lanes_are_pixels::<S>(&from) { by_pixels } else { by_filters };
+                let packed = Direct::pack(simd, &from, &weights, &options).unwrap();
+                assert_eq!(run(&packed, &to), kept, "`{from}` to `{to}`");
+            }
+        }
+    }
+
+    /// Another size keeps the form in which the weights are packed, also where its own plan would take the
+    /// other, and has the bits of that form.
+    #[test]
+    fn sizes_keep_the_form() {
+        on_every_isa!(s => check(s));
     }
 }

@@ -13,6 +13,7 @@
 //! NHWC outputs go through scratch memory, one strip of a block at a time, and are transposed there.
 
 use std::ops::Range;
+use std::sync::Arc;
 
 use crate::band::{Image, Planes, Window, most_rows, pack_planes, transpose_raw};
 use crate::buffer::{LINE, try_vec};
@@ -20,6 +21,7 @@ use crate::cache::CacheSizes;
 use crate::error::ConvError;
 use crate::kernel::{Body, PlanOptions};
 use crate::microkernel::{Bias, Epilogue, PixelTile, PixelVector, pixel_tile_fn, pixel_tile_shape};
+use crate::packed::Packed;
 use crate::parallel;
 use crate::partition::{Partition, Partitioned, Shared, Unit, Worker};
 use crate::simd::Simd;
@@ -31,7 +33,7 @@ struct Pixels<S> {
     simd: S,
     spec: ConvSpec,
     options: PlanOptions,
-    strips: Strips,
+    strips: Arc<Strips>,
     planes: Planes,
     /// Groups that share a band: more than one where their channels lie side by side.
     groups: usize,
@@ -45,14 +47,23 @@ struct Pixels<S> {
     staged_len: usize,
 }
 
-pub(super) fn prepare<S: Simd>(
+pub(super) fn pack<S: Simd>(
     simd: S,
     spec: &ConvSpec,
     weights: &[f32],
     options: &PlanOptions,
+) -> Result<Packed, ConvError> {
+    let strips = Strips::pack::<S>(spec, weights, Order::ChannelRowColumn)?;
+    Ok(Packed::new(simd, options, strips.bytes(), strips, arrange))
+}
+
+fn arrange<S: Simd>(
+    simd: S,
+    spec: &ConvSpec,
+    options: &PlanOptions,
+    strips: Arc<Strips>,
 ) -> Result<Box<dyn Body>, ConvError> {
     let threads = parallel::worthwhile(options.threads, spec);
-    let strips = Strips::pack::<S>(spec, weights, Order::ChannelRowColumn)?;
     let (_, tile_vectors) = pixel_tile_shape::<S>(spec.group_out_channels());
     let channels = spec.group_in_channels();
     let groups = groups_in_a_band(spec);
@@ -104,10 +115,6 @@ pub(super) fn prepare<S: Simd>(
 impl<S: Simd> Worker for Pixels<S> {
     fn scratch_len(&self) -> usize {
         self.band_len + self.staged_len
-    }
-
-    fn packed_bytes(&self) -> usize {
-        self.strips.bytes()
     }
 
     fn unit(&self, unit: &Unit, io: &Shared<'_>, scratch: &mut [f32]) {

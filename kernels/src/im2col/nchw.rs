@@ -1,12 +1,14 @@
 //! [`im2col-gemm`](super) in NCHW: windows are columns, packed pixel run by pixel run.
 
 use std::ops::Range;
+use std::sync::Arc;
 
 use super::Blocking;
 use crate::cache::CacheSizes;
 use crate::error::ConvError;
 use crate::gemm::{Pass, filters_by_pixels};
 use crate::kernel::{Body, PlanOptions};
+use crate::packed::Packed;
 use crate::parallel;
 use crate::partition::{Partition, Partitioned, Shared, Unit, Worker};
 use crate::simd::{Simd, SimdOp};
@@ -18,20 +20,29 @@ struct Nchw<S> {
     simd: S,
     spec: ConvSpec,
     options: PlanOptions,
-    strips: Strips,
+    strips: Arc<Strips>,
     block: usize,
     /// Steps of a pass.
     steps: usize,
 }
 
-pub(super) fn prepare<S: Simd>(
+pub(super) fn pack<S: Simd>(
     simd: S,
     spec: &ConvSpec,
     weights: &[f32],
     options: &PlanOptions,
+) -> Result<Packed, ConvError> {
+    let strips = Strips::pack::<S>(spec, weights, Order::ChannelRowColumn)?;
+    Ok(Packed::new(simd, options, strips.bytes(), strips, arrange))
+}
+
+fn arrange<S: Simd>(
+    simd: S,
+    spec: &ConvSpec,
+    options: &PlanOptions,
+    strips: Arc<Strips>,
 ) -> Result<Box<dyn Body>, ConvError> {
     let threads = parallel::worthwhile(options.threads, spec);
-    let strips = Strips::pack::<S>(spec, weights, Order::ChannelRowColumn)?;
     let Blocking { steps, pixels } = Blocking::new::<S>(spec, CacheSizes::detect());
     let images = spec.batch() * spec.groups();
     let all = spec.out_height() * spec.out_width();
@@ -52,10 +63,6 @@ struct Run {
 impl<S: Simd> Worker for Nchw<S> {
     fn scratch_len(&self) -> usize {
         self.block.next_multiple_of(S::NR) * self.steps
-    }
-
-    fn packed_bytes(&self) -> usize {
-        self.strips.bytes()
     }
 
     fn unit(&self, unit: &Unit, io: &Shared<'_>, scratch: &mut [f32]) {

@@ -1,6 +1,7 @@
 //! [`im2col-gemm`](super) in NHWC: windows are rows, packed channel run by channel run.
 
 use std::ops::Range;
+use std::sync::Arc;
 
 use super::Blocking;
 use crate::buffer::LINE;
@@ -8,6 +9,7 @@ use crate::cache::CacheSizes;
 use crate::error::ConvError;
 use crate::gemm::{Pass, pixels_by_filters};
 use crate::kernel::{Body, PlanOptions};
+use crate::packed::Packed;
 use crate::parallel;
 use crate::partition::{Partition, Partitioned, Shared, Unit, Worker};
 use crate::simd::Simd;
@@ -19,7 +21,7 @@ struct Nhwc<S> {
     simd: S,
     spec: ConvSpec,
     options: PlanOptions,
-    panels: Panels,
+    panels: Arc<Panels>,
     block: usize,
     /// Steps of a pass.
     steps: usize,
@@ -28,14 +30,23 @@ struct Nhwc<S> {
     pitch: usize,
 }
 
-pub(super) fn prepare<S: Simd>(
+pub(super) fn pack<S: Simd>(
     simd: S,
     spec: &ConvSpec,
     weights: &[f32],
     options: &PlanOptions,
+) -> Result<Packed, ConvError> {
+    let panels = Panels::pack::<S>(spec, weights, Order::RowColumnChannel)?;
+    Ok(Packed::new(simd, options, panels.bytes(), panels, arrange))
+}
+
+fn arrange<S: Simd>(
+    simd: S,
+    spec: &ConvSpec,
+    options: &PlanOptions,
+    panels: Arc<Panels>,
 ) -> Result<Box<dyn Body>, ConvError> {
     let threads = parallel::worthwhile(options.threads, spec);
-    let panels = Panels::pack::<S>(spec, weights, Order::RowColumnChannel)?;
     let Blocking { steps, pixels } = Blocking::new::<S>(spec, CacheSizes::detect());
     let images = spec.batch() * spec.groups();
     let all = spec.out_height() * spec.out_width();
@@ -48,10 +59,6 @@ pub(super) fn prepare<S: Simd>(
 impl<S: Simd> Worker for Nhwc<S> {
     fn scratch_len(&self) -> usize {
         self.block * self.pitch
-    }
-
-    fn packed_bytes(&self) -> usize {
-        self.panels.bytes()
     }
 
     fn unit(&self, unit: &Unit, io: &Shared<'_>, scratch: &mut [f32]) {

@@ -285,6 +285,28 @@ impl ConvSpec {
         self.flops() as f64 / self.min_bytes() as f64
     }
 
+    /// The first field in which two convolutions differ, and its value in each; batch, image size and padding
+    /// do not count.
+    pub(crate) fn difference_beyond_size(&self, other: &Self) -> Option<(&'static str, String, String)> {
+        type Field = (&'static str, fn(&ConvSpec) -> String);
+        const FIELDS: [Field; 7] = [
+            ("in_channels", |spec| spec.in_channels.to_string()),
+            ("out_channels", |spec| spec.out_channels.to_string()),
+            ("kernel", |spec| extent(spec.kernel)),
+            ("stride", |spec| extent(spec.stride)),
+            ("dilation", |spec| extent(spec.dilation)),
+            ("groups", |spec| spec.groups.to_string()),
+            ("layout", |spec| spec.layout.to_string()),
+        ];
+        fn extent([height, width]: [usize; 2]) -> String {
+            format!("{height}x{width}")
+        }
+        FIELDS
+            .iter()
+            .map(|(name, value)| (*name, value(self), value(other)))
+            .find(|(_, own, others)| own != others)
+    }
+
     /// The same convolution in another layout.
     pub fn with_layout(self, layout: Layout) -> Self {
         ConvSpec { layout, ..self }

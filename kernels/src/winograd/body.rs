@@ -2,6 +2,7 @@
 
 use std::marker::PhantomData;
 use std::ops::Range;
+use std::sync::Arc;
 
 use super::matrices::transform_weights;
 use super::passes::{Input, Output, Source};
@@ -13,6 +14,7 @@ use crate::error::ConvError;
 use crate::gemm::{Pass, pixels_by_filters};
 use crate::kernel::{Body, ErrorModel, Io, PlanOptions};
 use crate::microkernel::Epilogue;
+use crate::packed::Packed;
 use crate::parallel::{self, SharedOutput};
 use crate::partition::{Partition, Shared, Unit};
 use crate::simd::Simd;
@@ -29,7 +31,7 @@ struct WinogradBody<S, V> {
     options: PlanOptions,
     threads: usize,
     /// Transformed weights of each element of a tile.
-    weights: Vec<Panels>,
+    weights: Arc<Vec<Panels>>,
     /// Blocks are of tile rows, those of all images one after the other: few tiles of each of many images
     /// then share every weight that is loaded.
     partition: Partition,
@@ -112,14 +114,24 @@ pub(super) fn scratch_bound<V: Variant>(spec: &ConvSpec) -> Option<usize> {
     v.checked_add(columns.checked_mul(V::ALPHA * BAND_CHANNELS + 2 * V::M.max(6) * 32)?)
 }
 
-pub(super) fn prepare<S: Simd, V: Variant>(
+pub(super) fn pack<S: Simd, V: Variant>(
     simd: S,
     spec: &ConvSpec,
     weights: &[f32],
     options: &PlanOptions,
+) -> Result<Packed, ConvError> {
+    let panels = pack_weights::<S, V>(spec, weights)?;
+    let bytes = panels.iter().map(Panels::bytes).sum();
+    Ok(Packed::new(simd, options, bytes, panels, arrange::<S, V>))
+}
+
+fn arrange<S: Simd, V: Variant>(
+    simd: S,
+    spec: &ConvSpec,
+    options: &PlanOptions,
+    panels: Arc<Vec<Panels>>,
 ) -> Result<Box<dyn Body>, ConvError> {
     let threads = parallel::worthwhile(options.threads, spec);
-    let panels = pack_weights::<S, V>(spec, weights)?;
     let caches = CacheSizes::detect();
     let tile_rows = spec.out_height().div_ceil(V::M);
     let tiles_x = spec.out_width().div_ceil(V::M);
@@ -344,10 +356,6 @@ impl<S: Simd, V: Variant> WinogradBody<S, V> {
 impl<S: Simd, V: Variant> Body for WinogradBody<S, V> {
     fn scratch_len(&self) -> usize {
         self.threads * self.sizes.total()
-    }
-
-    fn packed_bytes(&self) -> usize {
-        self.weights.iter().map(Panels::bytes).sum()
     }
 
     fn threads(&self) -> usize {

@@ -72,7 +72,8 @@ use std::marker::PhantomData;
 use crate::cache::CacheSizes;
 use crate::cpu::Rates;
 use crate::error::ConvError;
-use crate::kernel::{Accuracy, Body, Plan, PlanOptions};
+use crate::kernel::{Accuracy, Plan, PlanOptions};
+use crate::packed::Packed;
 use crate::registry::{self, Algorithm};
 use crate::simd::{Isa, Simd};
 use crate::spec::{ConvSpec, Layout};
@@ -142,13 +143,13 @@ impl<V: Variant> Algorithm for Fixed<V> {
         supports_variant::<V>(spec)
     }
 
-    fn prepare<S: Simd>(
+    fn pack<S: Simd>(
         simd: S,
         spec: &ConvSpec,
         weights: &[f32],
         options: &PlanOptions,
-    ) -> Result<Box<dyn Body>, ConvError> {
-        body::prepare::<S, V>(simd, spec, weights, options)
+    ) -> Result<Packed, ConvError> {
+        body::pack::<S, V>(simd, spec, weights, options)
     }
 }
 
