@@ -67,7 +67,7 @@ static RULES: &[Rule] = &[
     Rule {
         algorithm: "winograd",
         when: |c| {
-            let machine = winograd::Machine { rates: c.rates, caches: c.caches };
+            let machine = winograd::Machine { lanes: c.isa.lanes(), rates: c.rates, caches: c.caches };
             winograd::pays(c.spec, c.options.accuracy, machine)
         },
         reason: "tiles of 3x3 and 5x5 kernels need 2 to 5 times fewer multiplications, more than their transforms cost",
@@ -96,7 +96,13 @@ static RULES: &[Rule] = &[
 /// When `CONV_ISA` holds something that is no instruction set.
 pub fn explain(spec: &ConvSpec, options: &PlanOptions) -> Result<Choice, Unavailable> {
     let isa = Isa::best()?;
-    Ok(choose(Context { spec, options, isa, rates: Rates::detect(isa), caches: CacheSizes::detect() }))
+    Ok(choose(Context {
+        spec,
+        options,
+        isa,
+        rates: Rates::detect(isa.lanes()),
+        caches: CacheSizes::detect(),
+    }))
 }
 
 fn choose(context: Context<'_>) -> Choice {
@@ -168,7 +174,7 @@ mod tests {
         let options = PlanOptions::default();
         let check = |text: &str, isa: Isa, amd_family: Option<u32>, caches: CacheSizes, want: &str| {
             let spec: ConvSpec = text.parse().unwrap();
-            let rates = Rates::of(isa, amd_family);
+            let rates = Rates::of(isa.lanes(), amd_family);
             let choice = choose(Context { spec: &spec, options: &options, isa, rates, caches });
             assert_eq!((choice.algorithm, choice.isa), (want, Some(isa)), "`{text}`: {}", choice.reason);
         };
@@ -195,7 +201,7 @@ mod tests {
         ] {
             let spec: ConvSpec = text.parse().unwrap();
             let context =
-                Context { spec: &spec, options: &options, isa, rates: Rates::of(isa, None), caches };
+                Context { spec: &spec, options: &options, isa, rates: Rates::of(isa.lanes(), None), caches };
             let choice = choose_among(context, &|name| name == algorithm || name == "naive");
             assert_eq!(choice.algorithm, algorithm, "`{text}`");
         }

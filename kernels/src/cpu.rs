@@ -3,8 +3,6 @@
 
 use std::sync::OnceLock;
 
-use crate::simd::Isa;
-
 /// What costs weigh on a CPU.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) struct Rates {
@@ -18,21 +16,21 @@ pub(crate) struct Rates {
 }
 
 impl Rates {
-    /// Of this machine with an instruction set.
-    pub(crate) fn detect(isa: Isa) -> Self {
+    /// Of this machine with vectors of so many lanes.
+    pub(crate) fn detect(lanes: usize) -> Self {
         // Asked once: in a virtual machine each question takes many microseconds.
         static FAMILY: OnceLock<Option<u32>> = OnceLock::new();
-        Rates::of(isa, *FAMILY.get_or_init(amd_family))
+        Rates::of(lanes, *FAMILY.get_or_init(amd_family))
     }
 
     /// Of a CPU of this family of AMD, or of another maker.
-    pub(crate) fn of(isa: Isa, amd_family: Option<u32>) -> Self {
+    pub(crate) fn of(lanes: usize, amd_family: Option<u32>) -> Self {
         match amd_family {
             // Zen 3 and 4: a third cache for each few cores, close to them; 512-bit operations in two turns.
-            Some(25) => Rates { lanes: isa.lanes().min(8), third_cache: 0.6, memory: 1.5 },
-            Some(23 | 26..) => Rates { lanes: isa.lanes(), third_cache: 0.6, memory: 1.5 },
+            Some(25) => Rates { lanes: lanes.min(8), third_cache: 0.6, memory: 1.5 },
+            Some(23 | 26..) => Rates { lanes, third_cache: 0.6, memory: 1.5 },
             // Measured on a Xeon whose third cache spans the socket.
-            _ => Rates { lanes: isa.lanes(), third_cache: 1.75, memory: 1.75 },
+            _ => Rates { lanes, third_cache: 1.75, memory: 1.75 },
         }
     }
 }
@@ -63,10 +61,10 @@ mod tests {
 
     #[test]
     fn halved_vectors_weigh_half() {
-        assert_eq!(Rates::of(Isa::Avx512, Some(25)).lanes, 8);
-        assert_eq!(Rates::of(Isa::Avx512, Some(26)).lanes, 16);
-        assert_eq!(Rates::of(Isa::Avx512, None).lanes, 16);
-        assert_eq!(Rates::of(Isa::Avx2, Some(25)).lanes, 8);
-        assert!(Rates::detect(Isa::Wide).lanes >= 4);
+        assert_eq!(Rates::of(16, Some(25)).lanes, 8);
+        assert_eq!(Rates::of(16, Some(26)).lanes, 16);
+        assert_eq!(Rates::of(16, None).lanes, 16);
+        assert_eq!(Rates::of(8, Some(25)).lanes, 8);
+        assert!(Rates::detect(4).lanes == 4);
     }
 }

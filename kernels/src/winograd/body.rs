@@ -4,12 +4,12 @@ use std::marker::PhantomData;
 use std::ops::Range;
 use std::sync::Arc;
 
+use super::Machine;
 use super::matrices::transform_weights;
 use super::passes::{Input, Output, Source};
 use super::transform::Variant;
 use crate::band::{self, Image, pack_pixels, transpose_raw};
 use crate::buffer::{LINE, zeros};
-use crate::cache::CacheSizes;
 use crate::error::ConvError;
 use crate::gemm::{Pass, pixels_by_filters};
 use crate::kernel::{Body, ErrorModel, Io, PlanOptions};
@@ -66,18 +66,67 @@ fn odd_lines(len: usize) -> usize {
     (len.div_ceil(LINE) | 1) * LINE
 }
 
-/// Tiles whose V fills 60 % of the level-2 cache; of many, whole register tiles of the longest kind.
-pub(super) fn chunk_tiles<V: Variant>(channels: usize, caches: CacheSizes) -> usize {
-    let tile = 4 * V::ALPHA * V::ALPHA * odd_lines(channels);
-    let most = caches.l2 / 10 * 6 / tile;
-    if most < 28 { most.max(14) } else { most / 14 * 14 }
+/// How tiles are cut into chunks.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) struct Chunks {
+    /// Tiles of a chunk at most.
+    pub(super) tiles: usize,
+    /// Estimated time for what a thread streams from beyond its level-2 cache, in multiply-adds of a lane.
+    pub(super) streaming: f64,
+}
+
+/// Most scratch memory of a thread, in f32s: 4 MiB.
+const SCRATCH: usize = 1 << 20;
+
+/// Either V stays in the level-2 cache and all weights are streamed for each of many chunks, or as few chunks as
+/// scratch memory allows stream the weights less often, and V too, for each panel of filters. The first where
+/// weights come from nearby, the second where they come from memory.
+pub(super) fn chunks<V: Variant>(spec: &ConvSpec, machine: Machine) -> Chunks {
+    let Machine { lanes, rates, caches } = machine;
+    let elements = V::ALPHA * V::ALPHA;
+    let (width, v_tile) = (2 * lanes, odd_lines(spec.in_channels()));
+    let [rows, columns] = [spec.out_height(), spec.out_width()].map(|n| n.div_ceil(V::M));
+    let (fixed, staged) = match spec.layout() {
+        Layout::Nhwc => (0, 0),
+        // A band, and the rows of staged outputs of which a chunk may have only a part.
+        Layout::Nchw => {
+            let (line, pixels) = (columns * V::M * V::M * width, columns * V::M + V::R - 1);
+            (V::ALPHA * pixels * BAND_CHANNELS + 2 * line, V::M * V::M * width)
+        }
+    };
+    // Rounding of planes to cache lines, too.
+    let room = SCRATCH.saturating_sub(fixed + elements * 4 * LINE);
+    let most = (room / (elements * (v_tile + width) + staged)).max(1);
+    // 60 % of the level-2 cache; of many tiles, whole register tiles of the longest kind.
+    let near = caches.l2 / 10 * 6 / (4 * elements * v_tile);
+    let near = if near < 28 { near.max(14) } else { near / 14 * 14 };
+    let tiles = (spec.batch() * rows * columns) as f64;
+    let (channels, panels) = (spec.in_channels() as f64, spec.out_channels().div_ceil(width) as f64);
+    let weights = elements as f64 * channels * spec.out_channels() as f64;
+    // From the level-2 cache costs nothing beside its use.
+    let rate = match 4.0 * weights {
+        bytes if bytes <= caches.l2 as f64 / 2.0 => 0.0,
+        bytes if bytes <= caches.l3 as f64 * 0.75 => rates.third_cache,
+        _ => rates.memory,
+    };
+    let candidate = |chunk: usize| {
+        let v_bytes = 4 * elements * v_tile * chunk;
+        // V is read in rows of some cache lines each, which a core does not see coming as it does weights.
+        let v_rate = if v_bytes <= caches.l2 / 4 * 3 { 0.0 } else { 2.0 * rates.third_cache };
+        let streams = (tiles / chunk as f64).ceil();
+        let v = elements as f64 * tiles * channels;
+        let streaming = rates.lanes as f64 * (rate * weights * streams + v_rate * v * panels);
+        Chunks { tiles: chunk, streaming }
+    };
+    let (near, far) = (candidate(near.min(most)), candidate(most));
+    if far.streaming < near.streaming { far } else { near }
 }
 
 impl Sizes {
-    fn new<S: Simd, V: Variant>(spec: &ConvSpec, width: usize, tile_rows: usize, caches: CacheSizes) -> Self {
+    fn new<V: Variant>(spec: &ConvSpec, width: usize, tile_rows: usize, chunk: usize) -> Self {
         let elements = V::ALPHA * V::ALPHA;
         let tiles_x = spec.out_width().div_ceil(V::M);
-        let chunk = chunk_tiles::<V>(spec.in_channels(), caches).min(tiles_x * tile_rows);
+        let chunk = chunk.min(tiles_x * tile_rows);
         let v_tile = odd_lines(spec.in_channels());
         let (v_plane, m_plane) = (odd_lines(chunk * v_tile), odd_lines(chunk * width));
         let rows = (chunk + tiles_x - 1).div_ceil(tiles_x) + 1;
@@ -132,15 +181,15 @@ fn arrange<S: Simd, V: Variant>(
     panels: Arc<Vec<Panels>>,
 ) -> Result<Box<dyn Body>, ConvError> {
     let threads = parallel::worthwhile(options.threads, spec);
-    let caches = CacheSizes::detect();
+    let chunk = chunks::<V>(spec, Machine::detect(S::LANES)).tiles;
     let tile_rows = spec.out_height().div_ceil(V::M);
     let tiles_x = spec.out_width().div_ceil(V::M);
     // A block of as many tile rows as a chunk holds.
-    let most = (chunk_tiles::<V>(spec.in_channels(), caches) / tiles_x).max(1);
+    let most = (chunk / tiles_x).max(1);
     let count = panels[0].count;
     let partition = Partition::new(1, spec.batch() * tile_rows, most, 1, count, threads);
     let width = panels[0].panel(0, 0).width;
-    let sizes = Sizes::new::<S, V>(spec, width, partition.block, caches);
+    let sizes = Sizes::new::<V>(spec, width, partition.block, chunk);
     Ok(Box::new(WinogradBody {
         simd,
         spec: *spec,
@@ -388,5 +437,47 @@ impl<S: Simd, V: Variant> Body for WinogradBody<S, V> {
                 self.unit(&self.partition.unit(index), &shared, scratch);
             }
         });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::transform::{F2, F2R5, F4, F6};
+    use super::*;
+    use crate::cache::CacheSizes;
+    use crate::cpu::Rates;
+
+    /// With small and large caches, near and far, and in both layouts.
+    #[test]
+    fn scratch_memory_is_bounded() {
+        fn check<V: Variant>(text: &str) {
+            let caches = |l2, l3| CacheSizes { l1d: 32 << 10, l2, l3 };
+            for caches in [caches(256 << 10, 1 << 20), caches(1 << 20, 32 << 20), caches(2 << 20, 300 << 20)]
+            {
+                for (lanes, layout) in [(8, Layout::Nchw), (16, Layout::Nchw), (16, Layout::Nhwc)] {
+                    let spec = text.parse::<ConvSpec>().unwrap().with_layout(layout);
+                    let machine = Machine { lanes, rates: Rates::of(lanes, None), caches };
+                    let chunks = chunks::<V>(&spec, machine);
+                    let tiles_x = spec.out_width().div_ceil(V::M);
+                    let rows = (chunks.tiles / tiles_x).max(1);
+                    let sizes = Sizes::new::<V>(&spec, 2 * lanes, rows, chunks.tiles);
+                    assert!(sizes.total() <= SCRATCH, "{text} {caches:?}: {} f32s", sizes.total());
+                }
+            }
+        }
+        for text in [
+            "c512 h28 w28 o512 k3 p1",
+            "n8 c512 h7 w7 o512 k3 p1",
+            "c256 h56 w56 o256 k3 p1",
+            "c64 h224 w224 o64 k3 p1",
+            "c2048 h14 w14 o64 k3 p1",
+            "c3 h512 w1024 o3000 k3",
+        ] {
+            check::<F2>(text);
+            check::<F4>(text);
+            check::<F6>(text);
+        }
+        check::<F2R5>("c512 h28 w28 o512 k5 p2");
+        check::<F2R5>("n16 c96 h27 w27 o256 k5 p2");
     }
 }

@@ -37,8 +37,8 @@
 //!             for each element: M = V·U, tiles × filters, in register tiles
 //!             for each tile and vector of filters: output = Aᵀ M A, bias, activation
 //! ```
-//! A chunk is as long as V fits 60 % of the level-2 cache: each chunk streams all of U, so longer chunks
-//! use each loaded weight more often.
+//! A chunk is as long as V fits 60 % of the level-2 cache. Each chunk streams all of U: where U comes from memory,
+//! chunks are longer, up to 4 MiB of scratch memory, and V is streamed from the third cache.
 //!
 //! # Register budget
 //! The products are the [micro-kernel](crate::microkernel)'s. Transforms hold a row or column of a tile
@@ -163,20 +163,29 @@ pub(crate) fn plan(
     let isa = isa
         .map_or_else(Isa::best, Ok)
         .map_err(|reason| ConvError::Unavailable { kernel: "winograd".to_owned(), reason })?;
-    let machine = Machine { rates: Rates::detect(isa), caches: CacheSizes::detect() };
-    let (choice, _) = fastest(spec, options.accuracy, machine).ok_or_else(|| ConvError::Option {
-        option: "accuracy",
-        value: format!("{:?}", options.accuracy),
-        expected: "Relaxed for this convolution",
-    })?;
+    let (choice, _) =
+        fastest(spec, options.accuracy, Machine::detect(isa.lanes())).ok_or_else(|| ConvError::Option {
+            option: "accuracy",
+            value: format!("{:?}", options.accuracy),
+            expected: "Relaxed for this convolution",
+        })?;
     registry::kernel(&format!("{}/{isa}", choice.name))?.plan(spec, weights, options)
 }
 
 /// What the choice among the variants depends on besides the convolution.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Machine {
+    /// Of a vector.
+    pub(crate) lanes: usize,
     pub(crate) rates: Rates,
     pub(crate) caches: CacheSizes,
+}
+
+impl Machine {
+    /// This machine with vectors of so many lanes.
+    pub(crate) fn detect(lanes: usize) -> Self {
+        Machine { lanes, rates: Rates::detect(lanes), caches: CacheSizes::detect() }
+    }
 }
 
 /// The variant that should be fastest, and its estimated time.
@@ -195,32 +204,23 @@ pub(crate) fn pays(spec: &ConvSpec, accuracy: Accuracy, machine: Machine) -> boo
         && fastest(spec, accuracy, machine).is_some_and(|(_, cost)| cost < 0.9 * summing)
 }
 
-/// Estimated time, in multiply-adds of a running register tile: the products, or the streaming of the
-/// transformed weights where that takes longer, and the transforms. (The constants are rounded from
-/// measurements of both variants on layers of 16 to 512 channels.)
+/// Estimated time, in multiply-adds of a running register tile: the products, or what is streamed meanwhile
+/// where that takes longer, and the transforms. (The constants are rounded from measurements of all variants on
+/// layers of 16 to 512 channels.)
 fn cost<V: Variant>(spec: &ConvSpec, machine: Machine) -> f64 {
-    let Machine { rates, caches } = machine;
-    let lanes = rates.lanes as f64;
+    let lanes = machine.rates.lanes as f64;
     let elements = (V::ALPHA * V::ALPHA) as f64;
     let (c, k) = (spec.in_channels() as f64, spec.out_channels() as f64);
     let tiles =
         [spec.out_height(), spec.out_width()].map(|n| n.div_ceil(V::M) as f64).iter().product::<f64>();
-    let batch = spec.batch() as f64;
-    let products = elements * batch * tiles * c * k;
-    // Every chunk streams all weights. One from the level-2 cache costs nothing beside its use; one
-    // from further off as much as two multiply-adds of a vector, whose arithmetic scales with the
-    // instruction set while memory does not.
-    let weights = elements * c * k;
-    let streams = (batch * tiles / body::chunk_tiles::<V>(spec.in_channels(), caches) as f64).ceil();
-    let rate = match 4.0 * weights {
-        bytes if bytes <= caches.l2 as f64 / 2.0 => 0.0,
-        bytes if bytes <= caches.l3 as f64 * 0.75 => rates.third_cache,
-        _ => rates.memory,
+    let tiles = spec.batch() as f64 * tiles;
+    let products = elements * tiles * c * k;
+    // A transform takes about the time of a multiply-add of a vector for each lane that it moves, and the way
+    // between planes and pixels as much again for each pixel.
+    let planes = match spec.layout() {
+        Layout::Nhwc => 0.0,
+        Layout::Nchw => (V::ALPHA * V::M) as f64 * c + (V::M * V::M) as f64 * k,
     };
-    let streaming = rate * lanes * weights * streams;
-    // A transform takes about the time of a multiply-add of a vector for each lane that it moves, and
-    // again for the way between planes and pixels.
-    let passes = if spec.layout() == Layout::Nhwc { 1.0 } else { 2.5 };
-    let transforms = passes * lanes * elements * batch * tiles * (c + k);
-    products.max(streaming) + transforms
+    let transforms = lanes * tiles * (elements * (c + k) + planes);
+    products.max(body::chunks::<V>(spec, machine).streaming) + transforms
 }
