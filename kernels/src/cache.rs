@@ -14,6 +14,11 @@ pub struct CacheSizes {
 }
 
 impl CacheSizes {
+    /// Whether so many f32s, written one after the other, have left the level-2 cache long before the last.
+    pub(crate) fn is_far(&self, len: usize) -> bool {
+        len > self.l2
+    }
+
     /// What blocks are derived from where the machine does not tell.
     pub const FALLBACK: CacheSizes = CacheSizes { l1d: 32 << 10, l2: 512 << 10, l3: 0 };
 

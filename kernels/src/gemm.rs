@@ -36,6 +36,7 @@ impl Pass {
                 bias: Bias::None,
                 accumulate: options.accumulate || index > 0,
                 limits: if last { options.limits() } else { Epilogue::STORE.limits },
+                far: false,
             },
             bias: bias.filter(|_| last),
             steps,

@@ -49,7 +49,7 @@ use crate::packed::Packed;
 use crate::parallel;
 use crate::partition::{Partition, Partitioned, Shared, Unit, Worker};
 use crate::registry::Algorithm;
-use crate::simd::{Simd, SimdOp};
+use crate::simd::{Simd, SimdOp, prefetch};
 use crate::spec::{ConvSpec, Layout, Padding};
 use crate::weights::{Order, Panels, Strips};
 
@@ -88,7 +88,13 @@ impl Algorithm for Pointwise {
                 let panels = Panels::pack::<S>(spec, weights, Order::RowColumnChannel)?;
                 Packed::new(simd, options, panels.bytes(), panels, |simd, spec, &options, panels| {
                     let (spec, count, packed_row) = (*spec, panels.count, packed_row(spec));
-                    let worker = |block| Nhwc { simd, spec, options, panels, block, packed_row };
+                    let caches = CacheSizes::detect();
+                    let near = panels.bytes() / spec.groups() <= caches.l2 / 4;
+                    let far = caches.is_far(spec.output_len());
+                    let worker = |block| {
+                        let run = if near { 4 * S::MR } else { block };
+                        Nhwc { simd, spec, options, panels, block, packed_row, run, far }
+                    };
                     Ok(body(&spec, options.threads, S::MR, count, worker))
                 })
             }
@@ -139,6 +145,11 @@ struct Nhwc<S> {
     panels: Arc<Panels>,
     block: usize,
     packed_row: Option<usize>,
+    /// Pixels over which all filters pass before the next: few where the weights stay in the level-2 cache, so
+    /// that outputs are stored side by side.
+    run: usize,
+    /// Outputs lie beyond the level-2 cache.
+    far: bool,
 }
 
 impl<S: Simd> Worker for Nhwc<S> {
@@ -166,23 +177,26 @@ impl<S: Simd> Worker for Nhwc<S> {
             }
         };
         let bias = io.group_bias(spec, group);
-        let pass = Pass::of(0, channels, channels, &self.options, bias);
+        let mut pass = Pass::of(0, channels, channels, &self.options, bias);
+        pass.epilogue.far = self.far;
         let start = (image * pixels + unit.pixels.start) * spec.out_channels() + group * filters;
-        // SAFETY: the unit's pixels are read in place (with stride 1 they lie `in_channels` apart
-        // over row ends) or from the scratch; its output elements belong to this unit alone.
-        unsafe {
-            pixels_by_filters(
-                self.simd,
-                a,
-                a_row,
-                unit.pixels.len(),
-                &self.panels,
-                group,
-                unit.filter_tiles.clone(),
-                &pass,
-                io.output.at(start),
-                spec.out_channels(),
-            );
+        for first in (0..unit.pixels.len()).step_by(self.run) {
+            // SAFETY: the unit's pixels are read in place (with stride 1 they lie `in_channels` apart
+            // over row ends) or from the scratch; its output elements belong to this unit alone.
+            unsafe {
+                pixels_by_filters(
+                    self.simd,
+                    a.wrapping_add(first * a_row),
+                    a_row,
+                    self.run.min(unit.pixels.len() - first),
+                    &self.panels,
+                    group,
+                    unit.filter_tiles.clone(),
+                    &pass,
+                    io.output.at(start + first * spec.out_channels()),
+                    spec.out_channels(),
+                );
+            }
         }
     }
 }
@@ -250,14 +264,17 @@ impl<S: Simd> SimdOp<S> for Pack<'_> {
         let plane = spec.in_height() * spec.in_width();
         let len = spec.group_in_channels() * S::NR;
         if spec.stride() == [1, 1] {
-            for (panel, packed) in panels.chunks_exact_mut(len).enumerate() {
-                let first = pixels.start + panel * S::NR;
-                if first >= pixels.end {
-                    break;
-                }
-                let count = S::NR.min(pixels.end - first);
-                for (plane, to) in planes.chunks_exact(plane).zip(packed.chunks_exact_mut(S::NR)) {
-                    copy(simd, &plane[first..first + count], to);
+            // Some cache lines of a plane at a time, and those of a few planes ahead are asked for: planes are
+            // too many for a core to see each of them coming.
+            for (start, group) in pixels.clone().step_by(RUN * S::NR).zip(panels.chunks_mut(RUN * len)) {
+                let pixels = start..(start + RUN * S::NR).min(pixels.end);
+                for (channel, from) in planes.chunks_exact(plane).enumerate() {
+                    for line in pixels.clone().step_by(LINE) {
+                        prefetch(from.as_ptr().wrapping_add(AHEAD * plane + line));
+                    }
+                    for (from, to) in from[pixels.clone()].chunks(S::NR).zip(group.chunks_exact_mut(len)) {
+                        copy(simd, from, &mut to[channel * S::NR..][..S::NR]);
+                    }
                 }
             }
             return;
@@ -271,6 +288,12 @@ impl<S: Simd> SimdOp<S> for Pack<'_> {
         }
     }
 }
+
+/// Panels that are packed together, channel by channel.
+const RUN: usize = 4;
+
+/// Channels ahead of which lines are asked for: few enough for planes whose lines share a set of the cache.
+const AHEAD: usize = 4;
 
 /// Copies at most NR values; zeros behind them.
 #[inline(always)]

@@ -3,6 +3,7 @@
 use wide::f32x4;
 
 use crate::buffer::LINE;
+use crate::simd::prefetch;
 
 /// f32s of planes that no level-2 cache holds: there lines are asked for ahead of their use.
 const FAR: usize = 1 << 18;
@@ -94,19 +95,6 @@ pub(crate) unsafe fn transpose_raw(
             }
         }
     }
-}
-
-/// Asks for a line of memory that will be used soon.
-#[inline(always)]
-fn prefetch(line: *const f32) {
-    #[cfg(target_arch = "x86_64")]
-    // SAFETY: a hint, which no address makes fail.
-    unsafe {
-        use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
-        _mm_prefetch::<_MM_HINT_T0>(line.cast());
-    }
-    #[cfg(not(target_arch = "x86_64"))]
-    let _ = line;
 }
 
 #[cfg(test)]

@@ -39,6 +39,11 @@ struct Filters<S> {
     /// Bands and outputs of a thread.
     band_len: usize,
     staged_len: usize,
+    /// Output rows over which all panels pass before the next: few where the weights stay near, so that NHWC
+    /// outputs are stored side by side.
+    run: usize,
+    /// Outputs lie beyond the level-2 cache.
+    far: bool,
 }
 
 pub(super) fn pack<S: Simd>(
@@ -68,11 +73,14 @@ fn arrange<S: Simd>(
         Layout::Nhwc => 0,
     };
     // The most rows of which the band fills half the level-2 cache, staged outputs a quarter.
-    let l2 = CacheSizes::detect().l2 / 4;
+    let caches = CacheSizes::detect();
+    let l2 = caches.l2 / 4;
     let pitch = band_pitch.unwrap_or(spec.in_channels());
     let most = most_rows(spec, |rows| window_len(rows, pitch) <= l2 / 2 && staged_len(rows) <= l2 / 4);
     let images = spec.batch() * spec.groups();
     let partition = Partition::new(images, spec.out_height(), most, 1, panels.count, threads);
+    let near = spec.layout() == Layout::Nhwc && panels.bytes() / spec.groups() <= l2;
+    let run = if near { (4 * S::MR).div_ceil(spec.out_width()) } else { partition.block };
     let worker = Filters {
         simd,
         spec: *spec,
@@ -81,6 +89,8 @@ fn arrange<S: Simd>(
         staged_len: staged_len(partition.block),
         panels,
         band_pitch,
+        run,
+        far: spec.layout() == Layout::Nhwc && caches.is_far(spec.output_len()),
     };
     Ok(Box::new(Partitioned { spec: *spec, threads, images, partition, worker }))
 }
@@ -122,33 +132,39 @@ impl<S: Simd> Worker for Filters<S> {
         };
         let output = Image::output(spec, n, group..group + 1);
         let bias = io.group_bias(spec, group);
-        for index in unit.filter_tiles.clone() {
-            let panel = self.panels.panel(group, index);
-            let epilogue = Epilogue {
-                bias: bias.map_or(Bias::None, |b| Bias::Columns(b.wrapping_add(panel.first))),
-                accumulate: self.options.accumulate,
-                limits: self.options.limits(),
-            };
-            match spec.layout() {
-                Layout::Nhwc => {
-                    // SAFETY: these rows and filters of the output belong to this unit alone.
-                    let start = unsafe { io.output.at(output.at(panel.first, rows.start, 0)) };
-                    // SAFETY: as above; pixels of the output are `pixel()` apart in every row.
-                    unsafe { self.panel(&panel, &source, rows, &epilogue, start, output.pixel()) };
-                }
-                Layout::Nchw => {
-                    let pixels = rows.len() * spec.out_width();
-                    let staged = &mut staged[..pixels * panel.width];
-                    // SAFETY: these rows and filters of the output belong to this unit alone, rows
-                    // lie without gaps, and the staged outputs have the same number of pixels.
-                    unsafe {
-                        let start = io.output.at(output.at(panel.first, rows.start, 0));
+        for first in (0..rows.len()).step_by(self.run) {
+            let source =
+                Source { start: source.start.wrapping_add(first * spec.stride()[0] * source.row), ..source };
+            let first = rows.start + first;
+            let rows = first..(first + self.run).min(rows.end);
+            for index in unit.filter_tiles.clone() {
+                let panel = self.panels.panel(group, index);
+                let epilogue = Epilogue {
+                    bias: bias.map_or(Bias::None, |b| Bias::Columns(b.wrapping_add(panel.first))),
+                    accumulate: self.options.accumulate,
+                    limits: self.options.limits(),
+                    far: self.far,
+                };
+                // SAFETY: these rows and filters of the output belong to this unit alone.
+                let start = unsafe { io.output.at(output.at(panel.first, rows.start, 0)) };
+                match spec.layout() {
+                    Layout::Nhwc => {
+                        // SAFETY: as above; pixels of the output are `pixel()` apart in every row.
+                        unsafe { self.panel(&panel, &source, &rows, &epilogue, start, output.pixel()) };
+                    }
+                    Layout::Nchw => {
+                        let pixels = rows.len() * spec.out_width();
+                        let staged = staged[..pixels * panel.width].as_mut_ptr();
                         let (channel, filters) = (output.channel(), panel.filters);
-                        if epilogue.accumulate {
-                            transpose_raw(start, channel, filters, pixels, staged.as_mut_ptr(), panel.width);
+                        // SAFETY: as above; rows lie without gaps, and the staged outputs have the same number
+                        // of pixels.
+                        unsafe {
+                            if epilogue.accumulate {
+                                transpose_raw(start, channel, filters, pixels, staged, panel.width);
+                            }
+                            self.panel(&panel, &source, &rows, &epilogue, staged, panel.width);
+                            transpose_raw(staged, panel.width, pixels, filters, start, channel);
                         }
-                        self.panel(&panel, &source, rows, &epilogue, staged.as_mut_ptr(), panel.width);
-                        transpose_raw(staged.as_ptr(), panel.width, pixels, filters, start, channel);
                     }
                 }
             }
@@ -232,6 +248,7 @@ impl<S: Simd> Filters<S> {
 }
 
 /// The window that tiles read: where it starts, and its strides.
+#[derive(Clone, Copy)]
 struct Source {
     start: *const f32,
     pixel: usize,

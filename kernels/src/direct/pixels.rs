@@ -199,6 +199,7 @@ impl<S: Simd> Pixels<S> {
                     bias: bias.map_or(Bias::None, |b| Bias::Rows(b.wrapping_add(strip.first))),
                     accumulate: self.options.accumulate,
                     limits: self.options.limits(),
+                    far: false,
                 };
                 let filter = (group - groups.start) * spec.group_out_channels() + strip.first;
                 // SAFETY: the strip's places are among those that the caller vouches for.

@@ -20,57 +20,76 @@ pub(crate) struct Epilogue {
     pub(crate) accumulate: bool,
     /// Limits of the activation, applied last.
     pub(crate) limits: (f32, f32),
+    /// The output lies beyond the level-2 cache: it is asked for while the sums are made.
+    pub(crate) far: bool,
 }
 
 impl Epilogue {
     /// Stores plain sums.
-    pub(crate) const STORE: Epilogue =
-        Epilogue { bias: Bias::None, accumulate: false, limits: (f32::NEG_INFINITY, f32::INFINITY) };
+    pub(crate) const STORE: Epilogue = Epilogue {
+        bias: Bias::None,
+        accumulate: false,
+        limits: (f32::NEG_INFINITY, f32::INFINITY),
+        far: false,
+    };
 }
 
-/// Adds bias and previous output, applies the limits and stores `lanes[j]` lanes of vector j of each
-/// row to `c[j]`, rows `c_row` apart.
+/// Sums of R rows of V vectors before the first product: the bias.
 ///
 /// # Safety
-/// Those places are valid for writes, and reads when accumulating; the bias is valid for reads of
-/// as many f32s as there are columns (counted over all vectors) or rows.
+/// The bias is valid for reads of as many f32s as there are columns (`lanes[j]` in vector j) or rows.
 #[inline(always)]
-pub(super) unsafe fn finish<S: Simd, const R: usize, const V: usize>(
+pub(super) unsafe fn start<S: Simd, const R: usize, const V: usize>(
     simd: S,
-    mut acc: [[S::F32; V]; R],
-    c: [*mut f32; V],
-    c_row: usize,
     lanes: [usize; V],
-    epilogue: &Epilogue,
-) {
-    match epilogue.bias {
+    bias: Bias,
+) -> [[S::F32; V]; R] {
+    let mut acc = [[simd.splat(0.0); V]; R];
+    match bias {
         Bias::None => {}
         Bias::Columns(bias) => {
             for j in 0..V {
                 // SAFETY: the bias has a value for every column.
                 let b = unsafe { simd.load_partial(bias.wrapping_add(j * S::LANES), lanes[j]) };
                 for row in &mut acc {
-                    row[j] = simd.add(row[j], b);
+                    row[j] = b;
                 }
             }
         }
         Bias::Rows(bias) => {
             for (i, row) in acc.iter_mut().enumerate() {
                 // SAFETY: the bias has R values.
-                let b = simd.splat(unsafe { *bias.add(i) });
-                for sum in row.iter_mut() {
-                    *sum = simd.add(*sum, b);
-                }
+                *row = [simd.splat(unsafe { *bias.add(i) }); V];
             }
         }
     }
+    acc
+}
+
+/// Adds the previous output, applies the limits and stores `lanes[j]` lanes of vector j of each row to
+/// `c[j]`, rows `c_row` apart.
+///
+/// # Safety
+/// Those places are valid for writes, and reads when accumulating.
+#[inline(always)]
+pub(super) unsafe fn finish<S: Simd, const R: usize, const V: usize>(
+    simd: S,
+    acc: [[S::F32; V]; R],
+    c: [*mut f32; V],
+    c_row: usize,
+    lanes: [usize; V],
+    epilogue: &Epilogue,
+) {
     let (lo, hi) = (simd.splat(epilogue.limits.0), simd.splat(epilogue.limits.1));
     let full = lanes == [S::LANES; V];
     if full && !epilogue.accumulate {
+        // Short reductions feel two operations for each sum that change nothing.
+        let limited = epilogue.limits != Epilogue::STORE.limits;
         for (i, row) in acc.iter().enumerate() {
             for (j, &sum) in row.iter().enumerate() {
+                let value = if limited { simd.clamp(sum, lo, hi) } else { sum };
                 // SAFETY: a whole vector at row i of c[j] is valid, by the caller's promise.
-                unsafe { simd.store(c[j].wrapping_add(i * c_row), simd.clamp(sum, lo, hi)) };
+                unsafe { simd.store(c[j].wrapping_add(i * c_row), value) };
             }
         }
         return;

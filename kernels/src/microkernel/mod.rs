@@ -25,11 +25,11 @@
 mod epilogue;
 mod pixels;
 
-use epilogue::finish;
 pub(crate) use epilogue::{Bias, Epilogue};
+use epilogue::{finish, start};
 pub(crate) use pixels::{PixelTile, PixelVector, pixel_tile_fn, pixel_tile_shape};
 
-use crate::simd::{Simd, SimdOp};
+use crate::simd::{Simd, SimdOp, prefetch};
 
 /// A run of equal strides over both operands: `count` segments.
 #[derive(Clone, Copy, Debug)]
@@ -205,7 +205,21 @@ impl<const R: usize> Addresses for At<R> {
 /// As [`TileFn`].
 #[inline(always)]
 unsafe fn body<S: Simd, const R: usize, const V: usize>(simd: S, tile: &Tile<'_>, rows: impl Addresses) {
-    let mut acc = [[simd.splat(0.0); V]; R];
+    let mut lanes = [0; V];
+    let mut c = [tile.c; V];
+    for j in 0..V {
+        lanes[j] = tile.columns.saturating_sub(j * S::LANES).min(S::LANES);
+        c[j] = tile.c.wrapping_add(j * S::LANES);
+    }
+    if tile.epilogue.far {
+        for i in 0..R {
+            for c in c {
+                prefetch(c.wrapping_add(i * tile.c_row));
+            }
+        }
+    }
+    // SAFETY: the bias is valid, by the caller's promise.
+    let mut acc = unsafe { start::<S, R, V>(simd, lanes, tile.epilogue.bias) };
     for outer in 0..tile.outer.count {
         for inner in 0..tile.inner.count {
             // SAFETY: segments and steps lie inside the operands, by the caller's promise.
@@ -230,13 +244,7 @@ unsafe fn body<S: Simd, const R: usize, const V: usize>(simd: S, tile: &Tile<'_>
             }
         }
     }
-    let mut lanes = [0; V];
-    let mut c = [tile.c; V];
-    for j in 0..V {
-        lanes[j] = tile.columns.saturating_sub(j * S::LANES).min(S::LANES);
-        c[j] = tile.c.wrapping_add(j * S::LANES);
-    }
-    // SAFETY: the output and the bias are valid, by the caller's promise.
+    // SAFETY: the output is valid, by the caller's promise.
     unsafe { finish::<S, R, V>(simd, acc, c, tile.c_row, lanes, &tile.epilogue) }
 }
 
@@ -273,6 +281,7 @@ mod tests {
                         },
                         accumulate: mode == 2,
                         limits: (-5.0, 40.0),
+                        far: mode == 1,
                     };
                     let distances: Vec<usize> = (0..rows).map(|i| i * steps).collect();
                     let tile = Tile {

@@ -1,7 +1,7 @@
 //! The tile whose columns are pixels read where they lie.
 
 use super::balanced;
-use super::epilogue::{Epilogue, finish};
+use super::epilogue::{Epilogue, finish, start};
 use crate::simd::{Simd, SimdOp};
 
 /// A vector of neighbouring pixels: where it is read and where it is stored.
@@ -101,10 +101,12 @@ unsafe fn pixel_entry<S: Simd, const R: usize, const V: usize>(simd: S, tile: &P
 /// As [`PixelTileFn`].
 #[inline(always)]
 unsafe fn pixel_body<S: Simd, const R: usize, const V: usize>(simd: S, tile: &PixelTile<'_>) {
-    let mut acc = [[simd.splat(0.0); V]; R];
     let Some(vectors) = tile.vectors.first_chunk::<V>() else {
         return debug_assert!(false, "a tile of {V} vectors has {}", tile.vectors.len());
     };
+    let lanes = vectors.map(|vector| vector.lanes);
+    // SAFETY: the bias is valid, by the caller's promise.
+    let mut acc = unsafe { start::<S, R, V>(simd, lanes, tile.epilogue.bias) };
     let b = vectors.map(|vector| tile.b.wrapping_add(vector.b));
     let mut a = tile.a;
     for &offset in tile.offsets {
@@ -123,10 +125,9 @@ unsafe fn pixel_body<S: Simd, const R: usize, const V: usize>(simd: S, tile: &Pi
         }
         a = a.wrapping_add(tile.a_step);
     }
-    // SAFETY: the output and the bias are valid, by the caller's promise.
+    // SAFETY: the output is valid, by the caller's promise.
     unsafe {
         let c = vectors.map(|vector| tile.c.wrapping_add(vector.c));
-        let lanes = vectors.map(|vector| vector.lanes);
         finish::<S, R, V>(simd, acc, c, tile.c_row, lanes, &tile.epilogue);
     }
 }

@@ -221,6 +221,19 @@ macro_rules! with_token {
 pub(crate) use with_token;
 
 /// Runs a check with every instruction set that this machine has.
+/// Asks for a line of memory that will be used soon.
+#[inline(always)]
+pub(crate) fn prefetch(line: *const f32) {
+    #[cfg(target_arch = "x86_64")]
+    // SAFETY: a hint, which no address makes fail.
+    unsafe {
+        use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+        _mm_prefetch::<_MM_HINT_T0>(line.cast());
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = line;
+}
+
 #[cfg(test)]
 macro_rules! on_every_isa {
     ($simd:ident => $body:expr) => {
