@@ -15,9 +15,9 @@ const MOST_MACS: u64 = 400_000;
 enum Family {
     /// Anything.
     General,
-    /// 3×3, stride 1, dense: Winograd's.
+    /// 3×3, stride 1, mostly dense: Winograd's.
     Square3,
-    /// 5×5, stride 1, dense: Winograd's too.
+    /// 5×5, the same.
     Square5,
     /// 1×1 without padding.
     Pointwise,
@@ -121,8 +121,14 @@ impl Raw {
                 groups = if groups > 4 { 1 } else { groups };
                 (c, o) = (c.next_multiple_of(groups), o.next_multiple_of(groups));
             }
-            Family::Square3 => (kernel, stride, dilation, groups) = ([3, 3], [1, 1], [1, 1], 1),
-            Family::Square5 => (kernel, stride, dilation, groups) = ([5, 5], [1, 1], [1, 1], 1),
+            Family::Square3 | Family::Square5 => {
+                let side = if family == Family::Square3 { 3 } else { 5 };
+                (kernel, stride, dilation) = ([side; 2], [1, 1], [1, 1]);
+                groups = groups.saturating_sub(8).max(1);
+                if groups > 1 {
+                    (c, o) = (groups * (1 + c % 9), groups * (1 + o % 9));
+                }
+            }
             Family::Pointwise => {
                 (kernel, padding) = ([1, 1], [0; 4]);
                 groups = if groups > 3 { 1 } else { groups };

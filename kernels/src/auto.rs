@@ -144,7 +144,7 @@ mod tests {
     use super::*;
 
     /// Convolutions and what `auto` takes for them on any machine of its kind: 2 MiB of level-2 cache.
-    const CHOICES: [(&str, Isa, &str); 20] = [
+    const CHOICES: [(&str, Isa, &str); 22] = [
         // Depthwise, with and without multiplier.
         ("c32 h112 w112 o32 k3 p1 g32", Isa::Avx512, "depthwise"),
         ("c8 h14 w14 o16 k5 p2 g8 nhwc", Isa::Avx2, "depthwise"),
@@ -163,6 +163,9 @@ mod tests {
         // 5x5.
         ("n4 c96 h27 w27 o256 k5 p2", Isa::Avx512, "winograd"),
         ("n64 c6 h14 w14 o16 k5", Isa::Avx512, "direct"),
+        // Groups, if each has channels enough.
+        ("c512 h14 w14 o512 k3 p1 g16", Isa::Avx512, "winograd"),
+        ("c256 h28 w28 o256 k3 p1 g32 nhwc", Isa::Avx512, "direct"),
         // Too few channels to pay for transforms; too few tiles to pay for weights.
         ("c3 h224 w224 o64 k3 p1", Isa::Avx512, "direct"),
         ("c512 h7 w7 o512 k3 p1 nhwc", Isa::Avx512, "direct"),

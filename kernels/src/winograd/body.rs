@@ -21,8 +21,13 @@ use crate::simd::Simd;
 use crate::spec::{ConvSpec, Layout};
 use crate::weights::{Order, Panels};
 
-/// Channels of an NCHW band: their planes are transposed together.
+/// Most channels of an NCHW band: their planes are transposed together.
 const BAND_CHANNELS: usize = 64;
+
+/// Channels of a convolution's NCHW bands.
+fn band_channels(spec: &ConvSpec) -> usize {
+    BAND_CHANNELS.min(spec.group_in_channels().next_multiple_of(LINE))
+}
 
 #[derive(Debug)]
 struct WinogradBody<S, V> {
@@ -32,8 +37,8 @@ struct WinogradBody<S, V> {
     threads: usize,
     /// Transformed weights of each element of a tile.
     weights: Arc<Vec<Panels>>,
-    /// Blocks are of tile rows, those of all images one after the other: few tiles of each of many images
-    /// then share every weight that is loaded.
+    /// Blocks are of tile rows of a group, those of all images one after the other: few tiles of each of many
+    /// images then share every weight that is loaded.
     partition: Partition,
     /// Tile rows of an image.
     image_rows: usize,
@@ -84,14 +89,14 @@ const SCRATCH: usize = 1 << 20;
 pub(super) fn chunks<V: Variant>(spec: &ConvSpec, machine: Machine) -> Chunks {
     let Machine { lanes, rates, caches } = machine;
     let elements = V::ALPHA * V::ALPHA;
-    let (width, v_tile) = (2 * lanes, odd_lines(spec.in_channels()));
+    let (width, v_tile) = (2 * lanes, odd_lines(spec.group_in_channels()));
     let [rows, columns] = [spec.out_height(), spec.out_width()].map(|n| n.div_ceil(V::M));
     let (fixed, staged) = match spec.layout() {
         Layout::Nhwc => (0, 0),
         // A band, and the rows of staged outputs of which a chunk may have only a part.
         Layout::Nchw => {
             let (line, pixels) = (columns * V::M * V::M * width, columns * V::M + V::R - 1);
-            (V::ALPHA * pixels * BAND_CHANNELS + 2 * line, V::M * V::M * width)
+            (V::ALPHA * pixels * band_channels(spec) + 2 * line, V::M * V::M * width)
         }
     };
     // Rounding of planes to cache lines, too.
@@ -101,10 +106,11 @@ pub(super) fn chunks<V: Variant>(spec: &ConvSpec, machine: Machine) -> Chunks {
     let near = caches.l2 / 10 * 6 / (4 * elements * v_tile);
     let near = if near < 28 { near.max(14) } else { near / 14 * 14 };
     let tiles = (spec.batch() * rows * columns) as f64;
-    let (channels, panels) = (spec.in_channels() as f64, spec.out_channels().div_ceil(width) as f64);
-    let weights = elements as f64 * channels * spec.out_channels() as f64;
+    let [channels, filters] = [spec.group_in_channels(), spec.group_out_channels()].map(|n| n as f64);
+    let (panels, groups) = ((filters / width as f64).ceil(), spec.groups() as f64);
+    let weights = elements as f64 * channels * filters;
     // From the level-2 cache costs nothing beside its use.
-    let rate = match 4.0 * weights {
+    let rate = match 4.0 * weights * groups {
         bytes if bytes <= caches.l2 as f64 / 2.0 => 0.0,
         bytes if bytes <= caches.l3 as f64 * 0.75 => rates.third_cache,
         _ => rates.memory,
@@ -115,7 +121,7 @@ pub(super) fn chunks<V: Variant>(spec: &ConvSpec, machine: Machine) -> Chunks {
         let v_rate = if v_bytes <= caches.l2 / 4 * 3 { 0.0 } else { 2.0 * rates.third_cache };
         let streams = (tiles / chunk as f64).ceil();
         let v = elements as f64 * tiles * channels;
-        let streaming = rates.lanes as f64 * (rate * weights * streams + v_rate * v * panels);
+        let streaming = groups * rates.lanes as f64 * (rate * weights * streams + v_rate * v * panels);
         Chunks { tiles: chunk, streaming }
     };
     let (near, far) = (candidate(near.min(most)), candidate(most));
@@ -127,13 +133,13 @@ impl Sizes {
         let elements = V::ALPHA * V::ALPHA;
         let tiles_x = spec.out_width().div_ceil(V::M);
         let chunk = chunk.min(tiles_x * tile_rows);
-        let v_tile = odd_lines(spec.in_channels());
+        let v_tile = odd_lines(spec.group_in_channels());
         let (v_plane, m_plane) = (odd_lines(chunk * v_tile), odd_lines(chunk * width));
         let rows = (chunk + tiles_x - 1).div_ceil(tiles_x) + 1;
         let (band_len, staged_len) = match spec.layout() {
             Layout::Nhwc => (0, 0),
             Layout::Nchw => (
-                V::ALPHA * (tiles_x * V::M + V::R - 1) * BAND_CHANNELS,
+                V::ALPHA * (tiles_x * V::M + V::R - 1) * band_channels(spec),
                 rows.min(tile_rows) * V::M * tiles_x * V::M * width,
             ),
         };
@@ -158,7 +164,7 @@ impl Sizes {
 /// f32s of scratch memory that no instruction set exceeds, if they can be counted.
 pub(super) fn scratch_bound<V: Variant>(spec: &ConvSpec) -> Option<usize> {
     // A chunk of the fewest tiles; V, M, band and staged outputs.
-    let v = spec.in_channels().checked_add(2 * LINE)?.checked_mul(V::ALPHA * V::ALPHA * 16)?;
+    let v = spec.group_in_channels().checked_add(2 * LINE)?.checked_mul(V::ALPHA * V::ALPHA * 16)?;
     let columns = spec.out_width().checked_add(8)?;
     v.checked_add(columns.checked_mul(V::ALPHA * BAND_CHANNELS + 2 * V::M.max(6) * 32)?)
 }
@@ -187,7 +193,7 @@ fn arrange<S: Simd, V: Variant>(
     // A block of as many tile rows as a chunk holds.
     let most = (chunk / tiles_x).max(1);
     let count = panels[0].count;
-    let partition = Partition::new(1, spec.batch() * tile_rows, most, 1, count, threads);
+    let partition = Partition::new(spec.groups(), spec.batch() * tile_rows, most, 1, count, threads);
     let width = panels[0].panel(0, 0).width;
     let sizes = Sizes::new::<V>(spec, width, partition.block, chunk);
     Ok(Box::new(WinogradBody {
@@ -239,10 +245,10 @@ impl<S: Simd, V: Variant> WinogradBody<S, V> {
         let length = tiles.len().div_ceil(chunks);
         for start in tiles.clone().step_by(length) {
             let chunk = start..(start + length).min(tiles.end);
-            self.transform_input(&chunk, io, &mut scratch);
+            self.transform_input(&chunk, unit.image, io, &mut scratch);
             for panel in unit.filter_tiles.clone() {
-                self.multiply(chunk.len(), panel, &mut scratch);
-                self.transform_output(&chunk, panel, io, &mut scratch);
+                self.multiply(chunk.len(), unit.image, panel, &mut scratch);
+                self.transform_output(&chunk, unit.image, panel, io, &mut scratch);
             }
         }
     }
@@ -260,11 +266,18 @@ impl<S: Simd, V: Variant> WinogradBody<S, V> {
         })
     }
 
-    fn transform_input(&self, chunk: &Range<usize>, io: &Shared<'_>, scratch: &mut Scratch<'_>) {
+    fn transform_input(
+        &self,
+        chunk: &Range<usize>,
+        group: usize,
+        io: &Shared<'_>,
+        scratch: &mut Scratch<'_>,
+    ) {
         let (spec, sizes) = (&self.spec, &self.sizes);
+        let in_channels = spec.group_in_channels();
         let mut v = scratch.v.as_mut_ptr();
         for (n, row, tiles) in self.tile_rows(chunk) {
-            let image = Image::input(spec, n, 0..1);
+            let image = Image::input(spec, n, group..group + 1);
             let op = |source, first, channels, v| Input::<S, V> {
                 source,
                 tiles: tiles.clone(),
@@ -288,21 +301,22 @@ impl<S: Simd, V: Variant> WinogradBody<S, V> {
                         height: spec.in_height(),
                         width: spec.in_width(),
                     };
-                    self.simd.vectorize(op(source, 0, spec.in_channels(), v));
+                    self.simd.vectorize(op(source, 0, in_channels, v));
                 }
                 Layout::Nchw => {
                     let columns = tiles.start * V::M..tiles.end * V::M + V::R - 1;
                     let width = columns.len();
                     let window = band::Window::new(row * V::M..row * V::M + V::ALPHA, columns);
-                    for first in (0..spec.in_channels()).step_by(BAND_CHANNELS) {
-                        let channels = BAND_CHANNELS.min(spec.in_channels() - first);
-                        // Groups of one channel are channels.
-                        let image = Image::input_channels(spec, n, first..first + channels);
-                        pack_pixels(spec, &image, &window, io.input, BAND_CHANNELS, scratch.band);
+                    let pitch = band_channels(spec);
+                    for first in (0..in_channels).step_by(pitch) {
+                        let channels = pitch.min(in_channels - first);
+                        let start = group * in_channels + first;
+                        let image = Image::input_channels(spec, n, start..start + channels);
+                        pack_pixels(spec, &image, &window, io.input, pitch, scratch.band);
                         let source = Source {
                             start: scratch.band.as_ptr(),
-                            row: width * BAND_CHANNELS,
-                            pixel: BAND_CHANNELS,
+                            row: width * pitch,
+                            pixel: pitch,
                             y: 0,
                             x: 0usize.wrapping_sub(tiles.start * V::M),
                             height: V::ALPHA,
@@ -317,12 +331,12 @@ impl<S: Simd, V: Variant> WinogradBody<S, V> {
     }
 
     /// M = V·U for a panel of filters, element by element.
-    fn multiply(&self, tiles: usize, panel: usize, scratch: &mut Scratch<'_>) {
-        let pass = Pass { steps: 0..self.spec.in_channels(), epilogue: Epilogue::STORE, bias: None };
+    fn multiply(&self, tiles: usize, group: usize, panel: usize, scratch: &mut Scratch<'_>) {
+        let pass = Pass { steps: 0..self.spec.group_in_channels(), epilogue: Epilogue::STORE, bias: None };
         for (element, weights) in self.weights.iter().enumerate() {
-            let shape = weights.panel(0, panel);
+            let shape = weights.panel(group, panel);
             let m = scratch.m[element * self.sizes.m_plane..].as_mut_ptr();
-            // SAFETY: V holds `tiles` rows of in_channels values for the element; M has room for `tiles`
+            // SAFETY: V holds `tiles` rows of the group's channels' values for the element; M has room for `tiles`
             // rows of a panel's width, counted here from the panel's first filter.
             unsafe {
                 pixels_by_filters(
@@ -331,7 +345,7 @@ impl<S: Simd, V: Variant> WinogradBody<S, V> {
                     self.sizes.v_tile,
                     tiles,
                     weights,
-                    0,
+                    group,
                     panel..panel + 1,
                     &pass,
                     m.wrapping_sub(shape.first),
@@ -344,15 +358,17 @@ impl<S: Simd, V: Variant> WinogradBody<S, V> {
     fn transform_output(
         &self,
         chunk: &Range<usize>,
+        group: usize,
         panel: usize,
         io: &Shared<'_>,
         scratch: &mut Scratch<'_>,
     ) {
         let (spec, sizes) = (&self.spec, &self.sizes);
-        let shape = self.weights[0].panel(0, panel);
+        let shape = self.weights[0].panel(group, panel);
+        let bias = io.group_bias(spec, group);
         let mut first_tile = 0;
         for (index, (n, row, tiles)) in self.tile_rows(chunk).enumerate() {
-            let image = Image::output(spec, n, 0..1);
+            let image = Image::output(spec, n, group..group + 1);
             let rows = row * V::M..((row + 1) * V::M).min(spec.out_height());
             let columns = tiles.start * V::M..(tiles.end * V::M).min(spec.out_width());
             let op = |output, pixel, out_row| Output::<S, V> {
@@ -363,7 +379,7 @@ impl<S: Simd, V: Variant> WinogradBody<S, V> {
                 rows: rows.len(),
                 columns: columns.len(),
                 filters: shape.filters,
-                bias: io.bias.map(|bias| bias[shape.first..].as_ptr()),
+                bias: bias.map(|bias| bias.wrapping_add(shape.first)),
                 accumulate: self.options.accumulate,
                 limits: self.options.limits(),
                 output,
@@ -413,15 +429,15 @@ impl<S: Simd, V: Variant> Body for WinogradBody<S, V> {
 
     fn error_model(&self) -> ErrorModel {
         // Argued in the module's documentation.
-        let k = self.spec.in_channels() + 2 * (V::INPUT_ROUNDINGS + V::OUTPUT_ROUNDINGS) + 4;
+        let k = self.spec.group_in_channels() + 2 * (V::INPUT_ROUNDINGS + V::OUTPUT_ROUNDINGS) + 4;
         ErrorModel::Winograd { k: k as f64, transform: V::TRANSFORM }
     }
 
     fn flops(&self) -> Option<u64> {
         let spec = &self.spec;
-        let [c, k] = [spec.in_channels(), spec.out_channels()].map(|n| n as u64);
+        let [c, k] = [spec.group_in_channels(), spec.group_out_channels()].map(|n| n as u64);
         let tiles = [spec.out_height(), spec.out_width()].map(|n| n.div_ceil(V::M) as u64);
-        let tiles = spec.batch() as u64 * tiles[0] * tiles[1];
+        let tiles = (spec.groups() * spec.batch()) as u64 * tiles[0] * tiles[1];
         let (alpha, m) = (V::ALPHA as u64, V::M as u64);
         // Columns, then rows: ALPHA lines each way in, ALPHA and M lines out.
         let transforms = c * 2 * alpha * V::INPUT_FLOPS + k * (alpha + m) * V::OUTPUT_FLOPS;
@@ -429,7 +445,7 @@ impl<S: Simd, V: Variant> Body for WinogradBody<S, V> {
     }
 
     fn run(&self, io: Io<'_>, scratch: &mut [f32]) {
-        let units = self.partition.units(1);
+        let units = self.partition.units(self.spec.groups());
         let shared = Shared { input: io.input, bias: io.bias, output: SharedOutput::new(io.output) };
         let each = self.sizes.total();
         parallel::for_each_range(self.threads, units, scratch, each, &|range, scratch| {

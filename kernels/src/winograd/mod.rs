@@ -30,7 +30,7 @@
 //!
 //! # Loop nest
 //! ```text
-//! for each unit (block of tile rows of all images, part of the panels):   parallel
+//! for each unit (group, block of tile rows of all images, part of the panels):   parallel
 //!     for each chunk of tiles:
 //!         for each tile and vector of channels: V = Bᵀ d B
 //!         for each panel of filters:
@@ -45,7 +45,7 @@
 //! in registers and the tile on the stack.
 //!
 //! # Supports and refuses
-//! 3×3 or 5×5 kernels with stride 1 and dilation 1, one group, any padding, size and batch.
+//! 3×3 or 5×5 kernels with stride 1 and dilation 1, any groups, padding, size and batch.
 //!
 //! # Error model
 //! [`ErrorModel::Winograd`]: pixels of a tile are mixed, so an output carries rounding errors of its
@@ -119,13 +119,10 @@ fn supports_variant<V: Variant>(spec: &ConvSpec) -> Result<(), String> {
     if [dh, dw] != [1, 1] {
         return Err(format!("dilation {dh}x{dw} (needs 1x1)"));
     }
-    if spec.groups() != 1 {
-        return Err(format!("{} groups (needs 1)", spec.groups()));
-    }
     if body::scratch_bound::<V>(spec).is_none_or(|len| len > MOST_SCRATCH) {
         return Err(format!(
             "{} channels of rows of {} outputs (needs at most {MOST_SCRATCH} f32s of scratch memory)",
-            spec.in_channels(),
+            spec.group_in_channels(),
             spec.out_width()
         ));
     }
@@ -210,17 +207,19 @@ pub(crate) fn pays(spec: &ConvSpec, accuracy: Accuracy, machine: Machine) -> boo
 fn cost<V: Variant>(spec: &ConvSpec, machine: Machine) -> f64 {
     let lanes = machine.rates.lanes as f64;
     let elements = (V::ALPHA * V::ALPHA) as f64;
-    let (c, k) = (spec.in_channels() as f64, spec.out_channels() as f64);
+    let channels = [spec.group_in_channels(), spec.group_out_channels()];
+    // Of a last vector all lanes are moved and multiplied.
+    let whole = channels.map(|n| n.next_multiple_of(machine.lanes) as f64);
     let tiles =
         [spec.out_height(), spec.out_width()].map(|n| n.div_ceil(V::M) as f64).iter().product::<f64>();
-    let tiles = spec.batch() as f64 * tiles;
-    let products = elements * tiles * c * k;
+    let tiles = (spec.groups() * spec.batch()) as f64 * tiles;
+    let products = elements * tiles * channels[0] as f64 * whole[1];
     // A transform takes about the time of a multiply-add of a vector for each lane that it moves, and the way
     // between planes and pixels as much again for each pixel.
     let planes = match spec.layout() {
         Layout::Nhwc => 0.0,
-        Layout::Nchw => (V::ALPHA * V::M) as f64 * c + (V::M * V::M) as f64 * k,
+        Layout::Nchw => (V::ALPHA * V::M) as f64 * whole[0] + (V::M * V::M) as f64 * whole[1],
     };
-    let transforms = lanes * tiles * (elements * (c + k) + planes);
+    let transforms = lanes * tiles * (elements * (whole[0] + whole[1]) + planes);
     products.max(body::chunks::<V>(spec, machine).streaming) + transforms
 }
