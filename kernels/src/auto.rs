@@ -164,7 +164,7 @@ mod tests {
         ("n4 c96 h27 w27 o256 k5 p2", Isa::Avx512, "winograd"),
         ("n64 c6 h14 w14 o16 k5", Isa::Avx512, "direct"),
         // Groups, if each has channels enough.
-        ("c512 h14 w14 o512 k3 p1 g16", Isa::Avx512, "winograd"),
+        ("c128 h28 w28 o128 k3 p1 g4", Isa::Avx512, "winograd"),
         ("c256 h28 w28 o256 k3 p1 g32 nhwc", Isa::Avx512, "direct"),
         // Too few channels to pay for transforms; too few tiles to pay for weights.
         ("c3 h224 w224 o64 k3 p1", Isa::Avx512, "direct"),
