@@ -39,13 +39,15 @@
 //!
 //! [`ErrorModel::Sum`]: crate::ErrorModel::Sum
 
+mod inplace;
 mod nchw;
 mod nhwc;
 
+use crate::cpu::Rates;
 use crate::error::ConvError;
 use crate::kernel::{Body, PlanOptions};
 use crate::registry::Algorithm;
-use crate::simd::Simd;
+use crate::simd::{Isa, Simd};
 use crate::spec::{ConvSpec, Layout};
 
 /// Convolutions with groups = input channels.
@@ -81,9 +83,22 @@ impl Algorithm for Depthwise {
     ) -> Result<Box<dyn Body>, ConvError> {
         match spec.layout() {
             Layout::Nhwc => nhwc::prepare(simd, spec, weights, options),
-            Layout::Nchw => nchw::prepare(simd, spec, weights, options),
+            Layout::Nchw if Window::of(spec).special().is_none() => {
+                nchw::prepare(simd, spec, weights, options)
+            }
+            Layout::Nchw if halve(simd, spec) => inplace::prepare(simd.half(), spec, weights, options),
+            Layout::Nchw => inplace::prepare(simd, spec, weights, options),
         }
     }
+}
+
+/// Whether an output row in NCHW takes no longer in vectors of half the length, two of which may be computed at
+/// once where a whole one takes two turns.
+fn halve<S: Simd>(_: S, spec: &ConvSpec) -> bool {
+    let half = <S::Half as Simd>::LANES;
+    let isa = Isa::ALL.into_iter().find(|isa| isa.lanes() == S::LANES);
+    let turns = isa.map_or(1, |isa| S::LANES / Rates::detect(isa).lanes);
+    half < S::LANES && spec.out_width().div_ceil(half) <= turns * spec.out_width().div_ceil(S::LANES)
 }
 
 /// Most f32s of scratch memory for the input of one output row: 16 MiB.

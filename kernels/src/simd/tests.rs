@@ -44,12 +44,31 @@ impl<S: Simd> SimdOp<S> for Check {
                 assert_eq!(stored[i], if i < n { a[i] } else { 7.0 }, "{} store {n}", type_name::<S>());
             }
         }
+        for (start, end) in
+            (0..=S::LANES + 1).flat_map(|start| (0..=S::LANES + 1).map(move |end| (start, end)))
+        {
+            let mask = s.mask(start, end);
+            // SAFETY: LANES elements are there to read and to write.
+            let (loaded, stored) = unsafe {
+                let mut stored = vec![7.0; S::LANES];
+                s.store_masked(stored.as_mut_ptr(), va, mask);
+                (values(s.load_masked(a.as_ptr(), mask)), stored)
+            };
+            for i in 0..S::LANES {
+                let on = (start..end).contains(&i);
+                assert_eq!(loaded[i], if on { a[i] } else { 0.0 }, "{} {start}..{end}", type_name::<S>());
+                assert_eq!(stored[i], if on { a[i] } else { 7.0 }, "{} {start}..{end}", type_name::<S>());
+            }
+        }
     }
 }
 
 #[test]
 fn every_available_isa_computes_like_plain_arithmetic() {
-    on_every_isa!(s => s.vectorize(Check));
+    on_every_isa!(s => {
+        s.vectorize(Check);
+        s.half().vectorize(Check);
+    });
 }
 
 #[test]

@@ -1,0 +1,358 @@
+//! [`depthwise`](super) in NCHW for windows that are compiled in: lanes are pixels of a row, read where they
+//! lie. What a vector would read beyond a row is masked, rows beyond the plane are left out.
+
+use super::Window;
+use crate::error::ConvError;
+use crate::kernel::{Body, PlanOptions};
+use crate::parallel;
+use crate::partition::{Partition, Partitioned, Shared, Unit, Worker};
+use crate::simd::{Simd, SimdOp};
+use crate::spec::ConvSpec;
+
+#[derive(Debug)]
+struct InPlace<S> {
+    simd: S,
+    spec: ConvSpec,
+    options: PlanOptions,
+    /// As given: `[filter][r][s]`.
+    weights: Vec<f32>,
+}
+
+/// Output rows of a tile: seven divide the usual heights and leave room for nine weights among 32 registers.
+const fn most_rows<S: Simd>() -> usize {
+    if S::MR * S::NV > 16 { 7 } else { 4 }
+}
+
+/// A plan for one of the [special](Window::special) windows.
+pub(super) fn prepare<S: Simd>(
+    simd: S,
+    spec: &ConvSpec,
+    weights: &[f32],
+    options: &PlanOptions,
+) -> Result<Box<dyn Body>, ConvError> {
+    let threads = parallel::worthwhile(options.threads, spec);
+    let mut copy = crate::buffer::zeros(weights.len())?;
+    copy.copy_from_slice(weights);
+    // A plane is read row by row as it lies: no cache asks for blocks of it.
+    let (images, rows) = (spec.batch(), spec.out_height());
+    let partition = Partition::new(images, rows, rows, most_rows::<S>(), spec.out_channels(), threads);
+    let worker = InPlace { simd, spec: *spec, options: *options, weights: copy };
+    Ok(Box::new(Partitioned { spec: *spec, threads, images, partition, worker }))
+}
+
+impl<S: Simd> Worker for InPlace<S> {
+    fn scratch_len(&self) -> usize {
+        0
+    }
+
+    fn packed_bytes(&self) -> usize {
+        self.weights.len() * 4
+    }
+
+    fn unit(&self, unit: &Unit, io: &Shared<'_>, _: &mut [f32]) {
+        let filters = Filters { worker: self, io, unit };
+        match Window::of(&self.spec).special() {
+            Some((3, 1)) => self.simd.vectorize(Fixed::<_, 3, 1>(filters)),
+            Some((3, 2)) => self.simd.vectorize(Fixed::<_, 3, 2>(filters)),
+            Some((5, 1)) => self.simd.vectorize(Fixed::<_, 5, 1>(filters)),
+            Some((5, 2)) => self.simd.vectorize(Fixed::<_, 5, 2>(filters)),
+            _ => {}
+        }
+    }
+}
+
+/// The unit's output rows of its filters.
+struct Filters<'a, S> {
+    worker: &'a InPlace<S>,
+    io: &'a Shared<'a>,
+    unit: &'a Unit,
+}
+
+/// K×K taps with stride T, unrolled.
+struct Fixed<'a, S, const K: usize, const T: usize>(Filters<'a, S>);
+
+/// What the loops need, as plain values: behind a reference they would be read again after every store.
+#[derive(Clone, Copy)]
+struct View<S: Simd> {
+    simd: S,
+    /// The input plane.
+    input: *const f32,
+    height: usize,
+    width: usize,
+    top: usize,
+    left: usize,
+    /// The output plane.
+    output: *mut f32,
+    out_width: usize,
+    bias: S::F32,
+    /// Limits of the activation, if there is one.
+    limits: Option<(S::F32, S::F32)>,
+    accumulate: bool,
+}
+
+/// Lanes of a vector of output columns that are there, and of the vectors that are loaded for it.
+#[derive(Clone, Copy)]
+struct Edge<S: Simd, const K: usize> {
+    /// With stride 1 one vector for each tap, with stride 2 a pair for each even tap.
+    loads: [[S::Mask; 2]; K],
+    store: S::Mask,
+}
+
+/// The masks of a row's first vector, of its last one, and of those that lie inside.
+struct Edges<S: Simd, const K: usize> {
+    first: Edge<S, K>,
+    last: Edge<S, K>,
+    none: Edge<S, K>,
+}
+
+impl<S: Simd, const K: usize, const T: usize> SimdOp<S> for Fixed<'_, S, K, T> {
+    type Output = ();
+    #[inline(always)]
+    fn eval(self, simd: S) {
+        let Filters { worker: InPlace { spec, options, weights, .. }, io, unit } = self.0;
+        let (plane, out_plane) = (spec.in_height() * spec.in_width(), spec.out_height() * spec.out_width());
+        let (first, out_first) = (unit.image * spec.in_channels(), unit.image * spec.out_channels());
+        let mut view = View {
+            simd,
+            input: io.input.as_ptr(),
+            height: spec.in_height(),
+            width: spec.in_width(),
+            top: spec.padding().top,
+            left: spec.padding().left,
+            // SAFETY: the output starts there.
+            output: unsafe { io.output.at(0) },
+            out_width: spec.out_width(),
+            bias: simd.splat(0.0),
+            limits: options.activation.map(|_| {
+                let (lo, hi) = options.limits();
+                (simd.splat(lo), simd.splat(hi))
+            }),
+            accumulate: options.accumulate,
+        };
+        let edges = Edges {
+            first: view.edge::<K, T>(0),
+            last: view.edge::<K, T>((view.out_width - 1) / S::LANES * S::LANES),
+            none: Edge { loads: [[simd.mask(0, S::LANES); 2]; K], store: simd.mask(0, S::LANES) },
+        };
+        let multiplier = spec.group_out_channels();
+        for filter in unit.filter_tiles.clone() {
+            let channel = if multiplier == 1 { filter } else { filter / multiplier };
+            view.input = io.input.as_ptr().wrapping_add((first + channel) * plane);
+            // SAFETY: the filter's plane exists.
+            view.output = unsafe { io.output.at((out_first + filter) * out_plane) };
+            if let Some(bias) = io.bias {
+                view.bias = simd.splat(bias[filter]);
+            }
+            let mut taps = [[simd.splat(0.0); K]; K];
+            for (row, values) in taps.iter_mut().zip(weights[filter * K * K..][..K * K].chunks_exact(K)) {
+                for (tap, &value) in row.iter_mut().zip(values) {
+                    *tap = simd.splat(value);
+                }
+            }
+            let (mut y, end) = (unit.pixels.start, unit.pixels.end);
+            if const { most_rows::<S>() == 7 } {
+                while y + 7 <= end {
+                    rows::<S, K, T, 7>(view, &taps, &edges, y);
+                    y += 7;
+                }
+            }
+            while y + 4 <= end {
+                rows::<S, K, T, 4>(view, &taps, &edges, y);
+                y += 4;
+            }
+            if y + 2 <= end {
+                rows::<S, K, T, 2>(view, &taps, &edges, y);
+                y += 2;
+            }
+            if y < end {
+                rows::<S, K, T, 1>(view, &taps, &edges, y);
+            }
+        }
+    }
+}
+
+impl<S: Simd> View<S> {
+    /// The masks for the output columns from x.
+    #[inline(always)]
+    fn edge<const K: usize, const T: usize>(&self, x: usize) -> Edge<S, K> {
+        let simd = self.simd;
+        let mut loads = [[simd.mask(0, 0); 2]; K];
+        for (s, pair) in loads.iter_mut().enumerate() {
+            for (half, mask) in pair.iter_mut().enumerate() {
+                // Counted from the first column of the padding.
+                let column = (x + s) * T + half * S::LANES;
+                let end = (self.width + self.left).saturating_sub(column);
+                *mask = simd.mask(self.left.saturating_sub(column), end);
+            }
+        }
+        Edge { loads, store: simd.mask(0, self.out_width - x) }
+    }
+
+    /// Whether the vectors for the output columns from x lie inside the image and their outputs inside the row.
+    #[inline(always)]
+    fn inside<const K: usize, const T: usize>(&self, x: usize) -> bool {
+        let end = x + S::LANES;
+        x * T >= self.left && end * T + K - 1 <= self.width + self.left && end <= self.out_width
+    }
+
+    /// The pixels of a row under each tap of the output columns from x; with stride 2 in an order that
+    /// [`Simd::in_order`] makes good.
+    ///
+    /// # Safety
+    /// The row exists, and with `INSIDE` the columns are [inside](Self::inside); else `edge` is theirs.
+    #[inline(always)]
+    unsafe fn pixels<const K: usize, const T: usize, const INSIDE: bool>(
+        &self,
+        row: usize,
+        x: usize,
+        edge: &Edge<S, K>,
+    ) -> [S::F32; K] {
+        let simd = self.simd;
+        // May point before the row: then the first lanes are masked.
+        let start = self.input.wrapping_add(row * self.width + x * T).wrapping_sub(self.left);
+        let mut pixels = [simd.splat(0.0); K];
+        for s in (0..K).step_by(T) {
+            let mut loaded = [simd.splat(0.0); 2];
+            for half in 0..T {
+                let from = start.wrapping_add(s + half * S::LANES);
+                // SAFETY: the lanes that are read lie in the row, by the caller's promise.
+                loaded[half] = unsafe {
+                    if INSIDE { simd.load(from) } else { simd.load_masked(from, edge.loads[s / T][half]) }
+                };
+            }
+            if T == 1 {
+                pixels[s] = loaded[0];
+            } else {
+                let (even, odd) = simd.unzip_mixed(loaded[0], loaded[1]);
+                pixels[s] = even;
+                if s + 1 < K {
+                    pixels[s + 1] = odd;
+                }
+            }
+        }
+        pixels
+    }
+
+    /// Adds the previous output to the sums of R rows from (y, x), applies the limits and stores them.
+    ///
+    /// # Safety
+    /// The rows are the unit's, which belong to the caller alone; with `INSIDE` they have a whole vector from
+    /// x, else the lanes of `mask`.
+    #[inline(always)]
+    unsafe fn finish<const R: usize, const INSIDE: bool>(
+        &self,
+        mut sums: [S::F32; R],
+        y: usize,
+        x: usize,
+        mask: S::Mask,
+    ) {
+        let simd = self.simd;
+        let output = self.output.wrapping_add(y * self.out_width + x);
+        if self.accumulate {
+            for (i, sum) in sums.iter_mut().enumerate() {
+                // SAFETY: by the caller's promise.
+                *sum = simd
+                    .add(*sum, unsafe { simd.load_masked(output.wrapping_add(i * self.out_width), mask) });
+            }
+        }
+        if let Some((lo, hi)) = self.limits {
+            for sum in &mut sums {
+                *sum = simd.clamp(*sum, lo, hi);
+            }
+        }
+        for (i, &sum) in sums.iter().enumerate() {
+            let output = output.wrapping_add(i * self.out_width);
+            // SAFETY: by the caller's promise.
+            unsafe {
+                if INSIDE {
+                    simd.store(output, sum);
+                } else {
+                    simd.store_masked(output, sum, mask);
+                }
+            }
+        }
+    }
+}
+
+/// R output rows from y.
+#[inline(always)]
+fn rows<S: Simd, const K: usize, const T: usize, const R: usize>(
+    view: View<S>,
+    taps: &[[S::F32; K]; K],
+    edges: &Edges<S, K>,
+    y: usize,
+) {
+    let all = y * T >= view.top && (y + R - 1) * T + K <= view.height + view.top;
+    for x in (0..view.out_width).step_by(S::LANES) {
+        let inside = view.inside::<K, T>(x);
+        if inside && all {
+            tile::<S, K, T, R, true>(view, taps, &edges.none, y, x);
+            continue;
+        }
+        let edge = if inside {
+            edges.none
+        } else if x == 0 {
+            edges.first
+        } else if x + S::LANES >= view.out_width {
+            edges.last
+        } else {
+            view.edge::<K, T>(x)
+        };
+        tile::<S, K, T, R, false>(view, taps, &edge, y, x);
+    }
+}
+
+/// A vector of columns of R output rows.
+#[inline(always)]
+fn tile<S: Simd, const K: usize, const T: usize, const R: usize, const INSIDE: bool>(
+    view: View<S>,
+    taps: &[[S::F32; K]; K],
+    edge: &Edge<S, K>,
+    y: usize,
+    x: usize,
+) {
+    let mut acc = [view.bias; R];
+    // The input rows under the tile one by one, each with constant indices.
+    macro_rules! rows {
+        ($($row:literal)*) => {
+            $(if const { $row < (R - 1) * T + K } {
+                tile_row::<S, K, T, R, INSIDE, $row>(view, taps, edge, y, x, &mut acc);
+            })*
+        };
+    }
+    rows!(0 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16);
+    if T == 2 {
+        for sum in &mut acc {
+            *sum = view.simd.in_order(*sum);
+        }
+    }
+    // SAFETY: the tile lies in the unit's rows; `edge` is of x.
+    unsafe { view.finish::<R, INSIDE>(acc, y, x, edge.store) };
+}
+
+/// Adds what input row ROW of a tile gives to its outputs.
+#[inline(always)]
+fn tile_row<S: Simd, const K: usize, const T: usize, const R: usize, const INSIDE: bool, const ROW: usize>(
+    view: View<S>,
+    taps: &[[S::F32; K]; K],
+    edge: &Edge<S, K>,
+    y: usize,
+    x: usize,
+    acc: &mut [S::F32; R],
+) {
+    // May wrap below zero, which is no row either.
+    let row = (y * T + ROW).wrapping_sub(view.top);
+    if !INSIDE && row >= view.height {
+        return;
+    }
+    // SAFETY: the row was checked, `INSIDE` for all of the tile; `edge` is of x.
+    let pixels = unsafe { view.pixels::<K, T, INSIDE>(row, x, edge) };
+    for (s, &pixels) in pixels.iter().enumerate() {
+        for (i, sum) in acc.iter_mut().enumerate() {
+            let r = ROW.wrapping_sub(i * T);
+            if r < K {
+                *sum = view.simd.mul_add(pixels, taps[r][s], *sum);
+            }
+        }
+    }
+}
