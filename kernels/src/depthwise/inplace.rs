@@ -1,5 +1,9 @@
 //! [`depthwise`](super) in NCHW for windows that are compiled in: lanes are pixels of a row, read where they
 //! lie. What a vector would read beyond a row is masked, rows beyond the plane are left out.
+//!
+//! With stride 1 each tap loads its own vector of a row. With stride 2 a pair of vectors, whose even and odd
+//! columns are parted, serves all taps: tap s of output x is tap s − 2 of output x + 1, so each two taps have sums
+//! of their own, which are moved by a column for each two taps when they are added at the end.
 
 use super::Window;
 use crate::error::ConvError;
@@ -21,6 +25,11 @@ struct InPlace<S> {
 /// Output rows of a tile: seven divide the usual heights and leave room for nine weights among 32 registers.
 const fn most_rows<S: Simd>() -> usize {
     if S::MR * S::NV > 16 { 7 } else { 4 }
+}
+
+/// Output columns of a vector.
+pub(super) const fn columns(lanes: usize, kernel: usize, stride: usize) -> usize {
+    if stride == 1 { lanes } else { lanes - kernel / 2 }
 }
 
 /// A plan for one of the [special](Window::special) windows.
@@ -93,8 +102,8 @@ struct View<S: Simd> {
 /// Lanes of a vector of output columns that are there, and of the vectors that are loaded for it.
 #[derive(Clone, Copy)]
 struct Edge<S: Simd, const K: usize> {
-    /// With stride 1 one vector for each tap, with stride 2 a pair for each even tap.
-    loads: [[S::Mask; 2]; K],
+    /// With stride 1 a vector for each tap, with stride 2 two vectors.
+    loads: [S::Mask; K],
     store: S::Mask,
 }
 
@@ -129,10 +138,11 @@ impl<S: Simd, const K: usize, const T: usize> SimdOp<S> for Fixed<'_, S, K, T> {
             }),
             accumulate: options.accumulate,
         };
+        let step = columns(S::LANES, K, T);
         let edges = Edges {
             first: view.edge::<K, T>(0),
-            last: view.edge::<K, T>((view.out_width - 1) / S::LANES * S::LANES),
-            none: Edge { loads: [[simd.mask(0, S::LANES); 2]; K], store: simd.mask(0, S::LANES) },
+            last: view.edge::<K, T>((view.out_width - 1) / step * step),
+            none: Edge { loads: [simd.mask(0, S::LANES); K], store: simd.mask(0, step) },
         };
         let multiplier = spec.group_out_channels();
         for filter in unit.filter_tiles.clone() {
@@ -176,27 +186,25 @@ impl<S: Simd> View<S> {
     #[inline(always)]
     fn edge<const K: usize, const T: usize>(&self, x: usize) -> Edge<S, K> {
         let simd = self.simd;
-        let mut loads = [[simd.mask(0, 0); 2]; K];
-        for (s, pair) in loads.iter_mut().enumerate() {
-            for (half, mask) in pair.iter_mut().enumerate() {
-                // Counted from the first column of the padding.
-                let column = (x + s) * T + half * S::LANES;
-                let end = (self.width + self.left).saturating_sub(column);
-                *mask = simd.mask(self.left.saturating_sub(column), end);
-            }
+        let mut loads = [simd.mask(0, 0); K];
+        for (s, mask) in loads.iter_mut().enumerate() {
+            // Counted from the first column of the padding.
+            let column = x * T + if T == 1 { s } else { s * S::LANES };
+            let end = (self.width + self.left).saturating_sub(column);
+            *mask = simd.mask(self.left.saturating_sub(column), end);
         }
-        Edge { loads, store: simd.mask(0, self.out_width - x) }
+        Edge { loads, store: simd.mask(0, columns(S::LANES, K, T).min(self.out_width - x)) }
     }
 
     /// Whether the vectors for the output columns from x lie inside the image and their outputs inside the row.
     #[inline(always)]
     fn inside<const K: usize, const T: usize>(&self, x: usize) -> bool {
-        let end = x + S::LANES;
-        x * T >= self.left && end * T + K - 1 <= self.width + self.left && end <= self.out_width
+        let end = if T == 1 { x + S::LANES + K - 1 } else { (x + S::LANES) * T };
+        x * T >= self.left && end <= self.width + self.left && x + columns(S::LANES, K, T) <= self.out_width
     }
 
-    /// The pixels of a row under each tap of the output columns from x; with stride 2 in an order that
-    /// [`Simd::in_order`] makes good.
+    /// The pixels of a row for the output columns from x: with stride 1 those under each tap, with stride 2 those
+    /// of even columns and those of odd ones, in an order that [`Simd::in_order`] makes good.
     ///
     /// # Safety
     /// The row exists, and with `INSIDE` the columns are [inside](Self::inside); else `edge` is theirs.
@@ -211,24 +219,14 @@ impl<S: Simd> View<S> {
         // May point before the row: then the first lanes are masked.
         let start = self.input.wrapping_add(row * self.width + x * T).wrapping_sub(self.left);
         let mut pixels = [simd.splat(0.0); K];
-        for s in (0..K).step_by(T) {
-            let mut loaded = [simd.splat(0.0); 2];
-            for half in 0..T {
-                let from = start.wrapping_add(s + half * S::LANES);
-                // SAFETY: the lanes that are read lie in the row, by the caller's promise.
-                loaded[half] = unsafe {
-                    if INSIDE { simd.load(from) } else { simd.load_masked(from, edge.loads[s / T][half]) }
-                };
-            }
-            if T == 1 {
-                pixels[s] = loaded[0];
-            } else {
-                let (even, odd) = simd.unzip_mixed(loaded[0], loaded[1]);
-                pixels[s] = even;
-                if s + 1 < K {
-                    pixels[s + 1] = odd;
-                }
-            }
+        for s in 0..if T == 1 { K } else { 2 } {
+            let from = start.wrapping_add(if T == 1 { s } else { s * S::LANES });
+            // SAFETY: the lanes that are read lie in the row, by the caller's promise.
+            pixels[s] =
+                unsafe { if INSIDE { simd.load(from) } else { simd.load_masked(from, edge.loads[s]) } };
+        }
+        if T == 2 {
+            (pixels[0], pixels[1]) = simd.unzip_mixed(pixels[0], pixels[1]);
         }
         pixels
     }
@@ -236,10 +234,10 @@ impl<S: Simd> View<S> {
     /// Adds the previous output to the sums of R rows from (y, x), applies the limits and stores them.
     ///
     /// # Safety
-    /// The rows are the unit's, which belong to the caller alone; with `INSIDE` they have a whole vector from
+    /// The rows are the unit's, which belong to the caller alone; with `WHOLE` they have a whole vector from
     /// x, else the lanes of `mask`.
     #[inline(always)]
-    unsafe fn finish<const R: usize, const INSIDE: bool>(
+    unsafe fn finish<const R: usize, const WHOLE: bool>(
         &self,
         mut sums: [S::F32; R],
         y: usize,
@@ -264,7 +262,7 @@ impl<S: Simd> View<S> {
             let output = output.wrapping_add(i * self.out_width);
             // SAFETY: by the caller's promise.
             unsafe {
-                if INSIDE {
+                if WHOLE {
                     simd.store(output, sum);
                 } else {
                     simd.store_masked(output, sum, mask);
@@ -283,7 +281,7 @@ fn rows<S: Simd, const K: usize, const T: usize, const R: usize>(
     y: usize,
 ) {
     let all = y * T >= view.top && (y + R - 1) * T + K <= view.height + view.top;
-    for x in (0..view.out_width).step_by(S::LANES) {
+    for x in (0..view.out_width).step_by(columns(S::LANES, K, T)) {
         let inside = view.inside::<K, T>(x);
         if inside && all {
             tile::<S, K, T, R, true>(view, taps, &edges.none, y, x);
@@ -293,7 +291,7 @@ fn rows<S: Simd, const K: usize, const T: usize, const R: usize>(
             edges.none
         } else if x == 0 {
             edges.first
-        } else if x + S::LANES >= view.out_width {
+        } else if x + columns(S::LANES, K, T) >= view.out_width {
             edges.last
         } else {
             view.edge::<K, T>(x)
@@ -311,7 +309,9 @@ fn tile<S: Simd, const K: usize, const T: usize, const R: usize, const INSIDE: b
     y: usize,
     x: usize,
 ) {
-    let mut acc = [view.bias; R];
+    let simd = view.simd;
+    // With stride 2: sums of taps 0 and 1, 2 and 3, 4.
+    let mut acc = [[view.bias; R], [simd.splat(0.0); R], [simd.splat(0.0); R]];
     // The input rows under the tile one by one, each with constant indices.
     macro_rules! rows {
         ($($row:literal)*) => {
@@ -321,13 +321,23 @@ fn tile<S: Simd, const K: usize, const T: usize, const R: usize, const INSIDE: b
         };
     }
     rows!(0 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16);
+    let [mut sums, second, third] = acc;
     if T == 2 {
-        for sum in &mut acc {
-            *sum = view.simd.in_order(*sum);
+        for i in 0..R {
+            sums[i] = simd.add(simd.in_order::<0>(sums[i]), simd.in_order::<1>(second[i]));
+            if K > 3 {
+                sums[i] = simd.add(sums[i], simd.in_order::<2>(third[i]));
+            }
         }
     }
     // SAFETY: the tile lies in the unit's rows; `edge` is of x.
-    unsafe { view.finish::<R, INSIDE>(acc, y, x, edge.store) };
+    unsafe {
+        if T == 1 {
+            view.finish::<R, INSIDE>(sums, y, x, edge.store);
+        } else {
+            view.finish::<R, false>(sums, y, x, edge.store);
+        }
+    }
 }
 
 /// Adds what input row ROW of a tile gives to its outputs.
@@ -338,7 +348,7 @@ fn tile_row<S: Simd, const K: usize, const T: usize, const R: usize, const INSID
     edge: &Edge<S, K>,
     y: usize,
     x: usize,
-    acc: &mut [S::F32; R],
+    acc: &mut [[S::F32; R]; 3],
 ) {
     // May wrap below zero, which is no row either.
     let row = (y * T + ROW).wrapping_sub(view.top);
@@ -347,8 +357,9 @@ fn tile_row<S: Simd, const K: usize, const T: usize, const R: usize, const INSID
     }
     // SAFETY: the row was checked, `INSIDE` for all of the tile; `edge` is of x.
     let pixels = unsafe { view.pixels::<K, T, INSIDE>(row, x, edge) };
-    for (s, &pixels) in pixels.iter().enumerate() {
-        for (i, sum) in acc.iter_mut().enumerate() {
+    for s in 0..K {
+        let (pixels, sums) = if T == 1 { (pixels[s], &mut acc[0]) } else { (pixels[s % 2], &mut acc[s / 2]) };
+        for (i, sum) in sums.iter_mut().enumerate() {
             let r = ROW.wrapping_sub(i * T);
             if r < K {
                 *sum = view.simd.mul_add(pixels, taps[r][s], *sum);

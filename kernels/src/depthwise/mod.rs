@@ -92,13 +92,16 @@ impl Algorithm for Depthwise {
     }
 }
 
-/// Whether an output row in NCHW takes no longer in vectors of half the length, two of which may be computed at
-/// once where a whole one takes two turns.
+/// Whether output rows in NCHW are computed faster in vectors of half the length: where a long one takes two
+/// turns, where the last of a row is mostly empty. Short loads lie in one cache line more often.
 fn halve<S: Simd>(_: S, spec: &ConvSpec) -> bool {
-    let half = <S::Half as Simd>::LANES;
-    let isa = Isa::ALL.into_iter().find(|isa| isa.lanes() == S::LANES);
-    let turns = isa.map_or(1, |isa| S::LANES / Rates::detect(isa).lanes);
-    half < S::LANES && spec.out_width().div_ceil(half) <= turns * spec.out_width().div_ceil(S::LANES)
+    let (half, whole) = (<S::Half as Simd>::LANES, S::LANES);
+    let isa = Isa::ALL.into_iter().find(|isa| isa.lanes() == whole);
+    let turns = isa.map_or(1, |isa| whole / Rates::detect(isa).lanes.min(whole));
+    let vectors =
+        |lanes| spec.out_width().div_ceil(inplace::columns(lanes, spec.kernel()[1], spec.stride()[1]));
+    let (short, long) = (vectors(half), turns * vectors(whole));
+    half < whole && (short < long || short == 1 && long == 1)
 }
 
 /// Most f32s of scratch memory for the input of one output row: 16 MiB.

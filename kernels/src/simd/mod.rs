@@ -79,13 +79,14 @@ pub(crate) unsafe trait Simd: Copy + Send + Sync + fmt::Debug + 'static {
     #[inline(always)]
     fn unzip(self, a: Self::F32, b: Self::F32) -> (Self::F32, Self::F32) {
         let (even, odd) = self.unzip_mixed(a, b);
-        (self.in_order(even), self.in_order(odd))
+        (self.in_order::<0>(even), self.in_order::<0>(odd))
     }
     /// [`unzip`](Self::unzip) with less work: lanes come in an order which [`in_order`](Self::in_order) makes
     /// good, at any time later.
     fn unzip_mixed(self, a: Self::F32, b: Self::F32) -> (Self::F32, Self::F32);
-    /// Lanes as [`unzip_mixed`](Self::unzip_mixed) leaves them, put in order.
-    fn in_order(self, v: Self::F32) -> Self::F32;
+    /// Lanes as [`unzip_mixed`](Self::unzip_mixed) leaves them, put in order, without the first `SKIP`; the last
+    /// `SKIP` lanes may hold anything.
+    fn in_order<const SKIP: usize>(self, v: Self::F32) -> Self::F32;
 
     /// Loads `LANES` f32s.
     ///

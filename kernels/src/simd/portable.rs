@@ -99,8 +99,9 @@ unsafe impl Simd for Wide {
         (V::new(std::array::from_fn(|i| at(2 * i))), V::new(std::array::from_fn(|i| at(2 * i + 1))))
     }
     #[inline(always)]
-    fn in_order(self, v: V) -> V {
-        v
+    fn in_order<const SKIP: usize>(self, v: V) -> V {
+        let lanes = v.to_array();
+        V::new(std::array::from_fn(|i| lanes[(i + SKIP) % LANES]))
     }
 
     #[inline(always)]

@@ -32,6 +32,10 @@ impl<S: Simd> SimdOp<S> for Check {
         let (even, odd) = s.unzip(va, vb);
         assert_eq!(values(even), both.iter().step_by(2).copied().collect::<Vec<_>>(), "{}", type_name::<S>());
         assert_eq!(values(odd), both[1..].iter().step_by(2).copied().collect::<Vec<_>>());
+        let mixed = s.unzip_mixed(va, vb).1;
+        for (skip, v) in [(1, s.in_order::<1>(mixed)), (2, s.in_order::<2>(mixed))] {
+            assert_eq!(values(v)[..S::LANES - skip], values(odd)[skip..], "{}", type_name::<S>());
+        }
         for n in 0..=S::LANES {
             // SAFETY: n <= LANES elements are there to read and to write.
             let (loaded, stored) = unsafe {

@@ -29,6 +29,20 @@ impl Avx512 {
     }
 }
 
+/// Where `unzip_mixed` leaves the values from `skip` on, the first of them again after the last: it takes two
+/// of each vector in turns, within each four lanes.
+const fn places_when_mixed<const LANES: usize>(skip: usize) -> [i32; LANES] {
+    let mut places = [0; LANES];
+    let mut lane = 0;
+    while lane < LANES {
+        let i = (lane + skip) % LANES;
+        let (second, i) = (i / (LANES / 2), i % (LANES / 2));
+        places[lane] = (i / 2 * 4 + second * 2 + i % 2) as i32;
+        lane += 1;
+    }
+    places
+}
+
 /// What is the same for all vectors of 256 bits, whose tokens prove AVX2 and FMA.
 macro_rules! on_256_bits {
     () => {
@@ -71,10 +85,10 @@ macro_rules! on_256_bits {
             unsafe { (_mm256_shuffle_ps::<0b10_00_10_00>(a, b), _mm256_shuffle_ps::<0b11_01_11_01>(a, b)) }
         }
         #[inline(always)]
-        fn in_order(self, v: __m256) -> __m256 {
-            // The middle quarters change places.
-            // SAFETY: the token proves AVX2 and FMA.
-            unsafe { _mm256_castpd_ps(_mm256_permute4x64_pd::<0b11_01_10_00>(_mm256_castps_pd(v))) }
+        fn in_order<const SKIP: usize>(self, v: __m256) -> __m256 {
+            let places = const { places_when_mixed::<8>(SKIP) };
+            // SAFETY: the token proves AVX2 and FMA; there are eight places.
+            unsafe { _mm256_permutevar8x32_ps(v, _mm256_loadu_si256(places.as_ptr().cast())) }
         }
 
         #[inline(always)]
@@ -232,12 +246,10 @@ unsafe impl Simd for Avx512 {
         unsafe { (_mm512_shuffle_ps::<0b10_00_10_00>(a, b), _mm512_shuffle_ps::<0b11_01_11_01>(a, b)) }
     }
     #[inline(always)]
-    fn in_order(self, v: __m512) -> __m512 {
-        // SAFETY: the token proves AVX-512.
-        unsafe {
-            let pairs = _mm512_setr_epi64(0, 2, 4, 6, 1, 3, 5, 7);
-            _mm512_castpd_ps(_mm512_permutexvar_pd(pairs, _mm512_castps_pd(v)))
-        }
+    fn in_order<const SKIP: usize>(self, v: __m512) -> __m512 {
+        let places = const { places_when_mixed::<16>(SKIP) };
+        // SAFETY: the token proves AVX-512; there are sixteen places.
+        unsafe { _mm512_permutexvar_ps(_mm512_loadu_si512(places.as_ptr().cast()), v) }
     }
 
     #[inline(always)]
