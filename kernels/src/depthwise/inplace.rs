@@ -22,14 +22,22 @@ struct InPlace<S> {
     weights: Vec<f32>,
 }
 
-/// Output rows of a tile: seven divide the usual heights and leave room for nine weights among 32 registers.
-const fn most_rows<S: Simd>() -> usize {
-    if S::MR * S::NV > 16 { 7 } else { 4 }
+/// Output rows of a tile. Seven divide the usual heights and leave room for nine weights among 32 registers.
+const fn most_rows<S: Simd>(kernel: usize, stride: usize) -> usize {
+    let registers = S::MR * S::NV;
+    match (kernel, stride) {
+        (_, 1) | (3, _) if registers > 16 => 7,
+        (_, 1) => 4,
+        _ if registers > 16 => 4,
+        _ => 2,
+    }
 }
 
-/// Output columns of a vector.
-pub(super) const fn columns(lanes: usize, kernel: usize, stride: usize) -> usize {
-    if stride == 1 { lanes } else { lanes - kernel / 2 }
+/// Output columns of a vector. With stride 2 the last ones lack taps, unless those are padding.
+pub(super) fn columns(spec: &ConvSpec, lanes: usize) -> usize {
+    let ([_, kernel], [_, stride]) = (spec.kernel(), spec.stride());
+    let all = stride == 1 || lanes * stride >= spec.in_width() + spec.padding().left;
+    if all { lanes } else { lanes - kernel / 2 }
 }
 
 /// A plan for one of the [special](Window::special) windows.
@@ -44,7 +52,8 @@ pub(super) fn prepare<S: Simd>(
     copy.copy_from_slice(weights);
     // A plane is read row by row as it lies: no cache asks for blocks of it.
     let (images, rows) = (spec.batch(), spec.out_height());
-    let partition = Partition::new(images, rows, rows, most_rows::<S>(), spec.out_channels(), threads);
+    let tile = most_rows::<S>(spec.kernel()[0], spec.stride()[0]);
+    let partition = Partition::new(images, rows, rows, tile, spec.out_channels(), threads);
     let worker = InPlace { simd, spec: *spec, options: *options, weights: copy };
     Ok(Box::new(Partitioned { spec: *spec, threads, images, partition, worker }))
 }
@@ -93,18 +102,21 @@ struct View<S: Simd> {
     /// The output plane.
     output: *mut f32,
     out_width: usize,
+    /// Output columns of a vector.
+    step: usize,
     bias: S::F32,
     /// Limits of the activation, if there is one.
     limits: Option<(S::F32, S::F32)>,
     accumulate: bool,
 }
 
-/// Lanes of a vector of output columns that are there, and of the vectors that are loaded for it.
+/// Lanes of the vectors to be loaded for a vector of output columns that are there, and how many are to be
+/// stored.
 #[derive(Clone, Copy)]
 struct Edge<S: Simd, const K: usize> {
     /// With stride 1 a vector for each tap, with stride 2 two vectors.
     loads: [S::Mask; K],
-    store: S::Mask,
+    store: usize,
 }
 
 /// The masks of a row's first vector, of its last one, and of those that lie inside.
@@ -131,6 +143,7 @@ impl<S: Simd, const K: usize, const T: usize> SimdOp<S> for Fixed<'_, S, K, T> {
             // SAFETY: the output starts there.
             output: unsafe { io.output.at(0) },
             out_width: spec.out_width(),
+            step: if T == 1 { S::LANES } else { columns(spec, S::LANES) },
             bias: simd.splat(0.0),
             limits: options.activation.map(|_| {
                 let (lo, hi) = options.limits();
@@ -138,11 +151,11 @@ impl<S: Simd, const K: usize, const T: usize> SimdOp<S> for Fixed<'_, S, K, T> {
             }),
             accumulate: options.accumulate,
         };
-        let step = columns(S::LANES, K, T);
+
         let edges = Edges {
             first: view.edge::<K, T>(0),
-            last: view.edge::<K, T>((view.out_width - 1) / step * step),
-            none: Edge { loads: [simd.mask(0, S::LANES); K], store: simd.mask(0, step) },
+            last: view.edge::<K, T>((view.out_width - 1) / view.step * view.step),
+            none: Edge { loads: [simd.mask(0, S::LANES); K], store: view.step },
         };
         let multiplier = spec.group_out_channels();
         for filter in unit.filter_tiles.clone() {
@@ -160,17 +173,19 @@ impl<S: Simd, const K: usize, const T: usize> SimdOp<S> for Fixed<'_, S, K, T> {
                 }
             }
             let (mut y, end) = (unit.pixels.start, unit.pixels.end);
-            if const { most_rows::<S>() == 7 } {
+            if const { most_rows::<S>(K, T) == 7 } {
                 while y + 7 <= end {
                     rows::<S, K, T, 7>(view, &taps, &edges, y);
                     y += 7;
                 }
             }
-            while y + 4 <= end {
-                rows::<S, K, T, 4>(view, &taps, &edges, y);
-                y += 4;
+            if const { most_rows::<S>(K, T) >= 4 } {
+                while y + 4 <= end {
+                    rows::<S, K, T, 4>(view, &taps, &edges, y);
+                    y += 4;
+                }
             }
-            if y + 2 <= end {
+            while y + 2 <= end {
                 rows::<S, K, T, 2>(view, &taps, &edges, y);
                 y += 2;
             }
@@ -193,14 +208,14 @@ impl<S: Simd> View<S> {
             let end = (self.width + self.left).saturating_sub(column);
             *mask = simd.mask(self.left.saturating_sub(column), end);
         }
-        Edge { loads, store: simd.mask(0, columns(S::LANES, K, T).min(self.out_width - x)) }
+        Edge { loads, store: self.step.min(self.out_width - x) }
     }
 
     /// Whether the vectors for the output columns from x lie inside the image and their outputs inside the row.
     #[inline(always)]
     fn inside<const K: usize, const T: usize>(&self, x: usize) -> bool {
         let end = if T == 1 { x + S::LANES + K - 1 } else { (x + S::LANES) * T };
-        x * T >= self.left && end <= self.width + self.left && x + columns(S::LANES, K, T) <= self.out_width
+        x * T >= self.left && end <= self.width + self.left && x + self.step <= self.out_width
     }
 
     /// The pixels of a row for the output columns from x: with stride 1 those under each tap, with stride 2 those
@@ -235,14 +250,14 @@ impl<S: Simd> View<S> {
     ///
     /// # Safety
     /// The rows are the unit's, which belong to the caller alone; with `WHOLE` they have a whole vector from
-    /// x, else the lanes of `mask`.
+    /// x, else `lanes`.
     #[inline(always)]
     unsafe fn finish<const R: usize, const WHOLE: bool>(
         &self,
         mut sums: [S::F32; R],
         y: usize,
         x: usize,
-        mask: S::Mask,
+        lanes: usize,
     ) {
         let simd = self.simd;
         let output = self.output.wrapping_add(y * self.out_width + x);
@@ -250,7 +265,7 @@ impl<S: Simd> View<S> {
             for (i, sum) in sums.iter_mut().enumerate() {
                 // SAFETY: by the caller's promise.
                 *sum = simd
-                    .add(*sum, unsafe { simd.load_masked(output.wrapping_add(i * self.out_width), mask) });
+                    .add(*sum, unsafe { simd.load_partial(output.wrapping_add(i * self.out_width), lanes) });
             }
         }
         if let Some((lo, hi)) = self.limits {
@@ -265,7 +280,7 @@ impl<S: Simd> View<S> {
                 if WHOLE {
                     simd.store(output, sum);
                 } else {
-                    simd.store_masked(output, sum, mask);
+                    simd.store_partial(output, sum, lanes);
                 }
             }
         }
@@ -281,7 +296,7 @@ fn rows<S: Simd, const K: usize, const T: usize, const R: usize>(
     y: usize,
 ) {
     let all = y * T >= view.top && (y + R - 1) * T + K <= view.height + view.top;
-    for x in (0..view.out_width).step_by(columns(S::LANES, K, T)) {
+    for x in (0..view.out_width).step_by(view.step) {
         let inside = view.inside::<K, T>(x);
         if inside && all {
             tile::<S, K, T, R, true>(view, taps, &edges.none, y, x);
@@ -291,7 +306,7 @@ fn rows<S: Simd, const K: usize, const T: usize, const R: usize>(
             edges.none
         } else if x == 0 {
             edges.first
-        } else if x + columns(S::LANES, K, T) >= view.out_width {
+        } else if x + view.step >= view.out_width {
             edges.last
         } else {
             view.edge::<K, T>(x)

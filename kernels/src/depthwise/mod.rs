@@ -98,8 +98,7 @@ fn halve<S: Simd>(_: S, spec: &ConvSpec) -> bool {
     let (half, whole) = (<S::Half as Simd>::LANES, S::LANES);
     let isa = Isa::ALL.into_iter().find(|isa| isa.lanes() == whole);
     let turns = isa.map_or(1, |isa| whole / Rates::detect(isa).lanes.min(whole));
-    let vectors =
-        |lanes| spec.out_width().div_ceil(inplace::columns(lanes, spec.kernel()[1], spec.stride()[1]));
+    let vectors = |lanes| spec.out_width().div_ceil(inplace::columns(spec, lanes));
     let (short, long) = (vectors(half), turns * vectors(whole));
     half < whole && (short < long || short == 1 && long == 1)
 }

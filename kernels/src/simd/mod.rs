@@ -85,7 +85,7 @@ pub(crate) unsafe trait Simd: Copy + Send + Sync + fmt::Debug + 'static {
     /// good, at any time later.
     fn unzip_mixed(self, a: Self::F32, b: Self::F32) -> (Self::F32, Self::F32);
     /// Lanes as [`unzip_mixed`](Self::unzip_mixed) leaves them, put in order, without the first `SKIP`; the last
-    /// `SKIP` lanes may hold anything.
+    /// `SKIP` lanes are zero.
     fn in_order<const SKIP: usize>(self, v: Self::F32) -> Self::F32;
 
     /// Loads `LANES` f32s.
@@ -113,11 +113,6 @@ pub(crate) unsafe trait Simd: Copy + Send + Sync + fmt::Debug + 'static {
     /// # Safety
     /// `p`, which itself may point outside, plus each lane of `mask` is valid for reads.
     unsafe fn load_masked(self, p: *const f32, mask: Self::Mask) -> Self::F32;
-    /// Stores the lanes of `mask`; touches nothing else.
-    ///
-    /// # Safety
-    /// `p`, which itself may point outside, plus each lane of `mask` is valid for writes.
-    unsafe fn store_masked(self, p: *mut f32, v: Self::F32, mask: Self::Mask);
 }
 
 /// An instruction set that kernel bodies are compiled for, in ascending order of preference.

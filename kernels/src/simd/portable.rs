@@ -101,7 +101,7 @@ unsafe impl Simd for Wide {
     #[inline(always)]
     fn in_order<const SKIP: usize>(self, v: V) -> V {
         let lanes = v.to_array();
-        V::new(std::array::from_fn(|i| lanes[(i + SKIP) % LANES]))
+        V::new(std::array::from_fn(|i| if i + SKIP < LANES { lanes[(i + SKIP) % LANES] } else { 0.0 }))
     }
 
     #[inline(always)]
@@ -144,14 +144,5 @@ unsafe impl Simd for Wide {
             }
         }
         V::new(lanes)
-    }
-    #[inline(always)]
-    unsafe fn store_masked(self, p: *mut f32, v: V, (start, end): (usize, usize)) {
-        for (i, lane) in v.to_array().into_iter().enumerate() {
-            if (start..end).contains(&i) {
-                // SAFETY: by the caller's promise for lanes of the mask.
-                unsafe { *p.wrapping_add(i) = lane };
-            }
-        }
     }
 }

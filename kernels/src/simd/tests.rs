@@ -34,7 +34,9 @@ impl<S: Simd> SimdOp<S> for Check {
         assert_eq!(values(odd), both[1..].iter().step_by(2).copied().collect::<Vec<_>>());
         let mixed = s.unzip_mixed(va, vb).1;
         for (skip, v) in [(1, s.in_order::<1>(mixed)), (2, s.in_order::<2>(mixed))] {
-            assert_eq!(values(v)[..S::LANES - skip], values(odd)[skip..], "{}", type_name::<S>());
+            let mut want = values(odd)[skip..].to_vec();
+            want.resize(S::LANES, 0.0);
+            assert_eq!(values(v), want, "{}", type_name::<S>());
         }
         for n in 0..=S::LANES {
             // SAFETY: n <= LANES elements are there to read and to write.
@@ -52,16 +54,11 @@ impl<S: Simd> SimdOp<S> for Check {
             (0..=S::LANES + 1).flat_map(|start| (0..=S::LANES + 1).map(move |end| (start, end)))
         {
             let mask = s.mask(start, end);
-            // SAFETY: LANES elements are there to read and to write.
-            let (loaded, stored) = unsafe {
-                let mut stored = vec![7.0; S::LANES];
-                s.store_masked(stored.as_mut_ptr(), va, mask);
-                (values(s.load_masked(a.as_ptr(), mask)), stored)
-            };
+            // SAFETY: LANES elements are there to read.
+            let loaded = values(unsafe { s.load_masked(a.as_ptr(), mask) });
             for i in 0..S::LANES {
                 let on = (start..end).contains(&i);
                 assert_eq!(loaded[i], if on { a[i] } else { 0.0 }, "{} {start}..{end}", type_name::<S>());
-                assert_eq!(stored[i], if on { a[i] } else { 7.0 }, "{} {start}..{end}", type_name::<S>());
             }
         }
     }

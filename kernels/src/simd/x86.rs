@@ -29,8 +29,8 @@ impl Avx512 {
     }
 }
 
-/// Where `unzip_mixed` leaves the values from `skip` on, the first of them again after the last: it takes two
-/// of each vector in turns, within each four lanes.
+/// Where `unzip_mixed` leaves the values from `skip` on, and after the last the first ones: it takes two of each
+/// vector in turns, within each four lanes.
 const fn places_when_mixed<const LANES: usize>(skip: usize) -> [i32; LANES] {
     let mut places = [0; LANES];
     let mut lane = 0;
@@ -88,7 +88,12 @@ macro_rules! on_256_bits {
         fn in_order<const SKIP: usize>(self, v: __m256) -> __m256 {
             let places = const { places_when_mixed::<8>(SKIP) };
             // SAFETY: the token proves AVX2 and FMA; there are eight places.
-            unsafe { _mm256_permutevar8x32_ps(v, _mm256_loadu_si256(places.as_ptr().cast())) }
+            let v = unsafe { _mm256_permutevar8x32_ps(v, _mm256_loadu_si256(places.as_ptr().cast())) };
+            if SKIP == 0 {
+                return v;
+            }
+            // SAFETY: as above; SKIP <= 8.
+            unsafe { _mm256_and_ps(v, _mm256_castsi256_ps(avx2_mask(8 - SKIP))) }
         }
 
         #[inline(always)]
@@ -157,19 +162,33 @@ unsafe impl Simd for Avx2 {
     }
     #[inline(always)]
     unsafe fn store_partial(self, p: *mut f32, v: __m256, n: usize) {
-        // SAFETY: the token proves AVX2; masked lanes are not written, the caller's pointer is
-        // valid for the n <= 8 others.
-        unsafe { _mm256_maskstore_ps(p, avx2_mask(n), v) }
+        debug_assert!(n <= 8);
+        // In pieces: masked stores take many cycles on some CPUs.
+        // SAFETY: the token proves AVX2; the pieces add up to n, and the caller's pointer is valid for n <= 8
+        // f32s.
+        unsafe {
+            if n == 8 {
+                return _mm256_storeu_ps(p, v);
+            }
+            let (mut p, mut v, mut rest) = (p, _mm256_castps256_ps128(v), _mm256_extractf128_ps::<1>(v));
+            if n & 4 != 0 {
+                _mm_storeu_ps(p, v);
+                (p, v) = (p.add(4), rest);
+            }
+            rest = _mm_movehl_ps(v, v);
+            if n & 2 != 0 {
+                _mm_storel_pd(p.cast(), _mm_castps_pd(v));
+                (p, v) = (p.add(2), rest);
+            }
+            if n & 1 != 0 {
+                _mm_store_ss(p, v);
+            }
+        }
     }
     #[inline(always)]
     unsafe fn load_masked(self, p: *const f32, mask: __m256i) -> __m256 {
         // SAFETY: the token proves AVX2; the caller's pointer is valid for the lanes that are read.
         unsafe { _mm256_maskload_ps(p, mask) }
-    }
-    #[inline(always)]
-    unsafe fn store_masked(self, p: *mut f32, v: __m256, mask: __m256i) {
-        // SAFETY: the token proves AVX2; the caller's pointer is valid for the lanes that are written.
-        unsafe { _mm256_maskstore_ps(p, mask, v) }
     }
 }
 
@@ -249,7 +268,10 @@ unsafe impl Simd for Avx512 {
     fn in_order<const SKIP: usize>(self, v: __m512) -> __m512 {
         let places = const { places_when_mixed::<16>(SKIP) };
         // SAFETY: the token proves AVX-512; there are sixteen places.
-        unsafe { _mm512_permutexvar_ps(_mm512_loadu_si512(places.as_ptr().cast()), v) }
+        unsafe {
+            let places = _mm512_loadu_si512(places.as_ptr().cast());
+            _mm512_maskz_permutexvar_ps(avx512_mask(16 - SKIP), places, v)
+        }
     }
 
     #[inline(always)]
@@ -278,11 +300,6 @@ unsafe impl Simd for Avx512 {
     unsafe fn load_masked(self, p: *const f32, mask: __mmask16) -> __m512 {
         // SAFETY: the token proves AVX-512; the caller's pointer is valid for the lanes that are read.
         unsafe { _mm512_maskz_loadu_ps(mask, p) }
-    }
-    #[inline(always)]
-    unsafe fn store_masked(self, p: *mut f32, v: __m512, mask: __mmask16) {
-        // SAFETY: the token proves AVX-512; the caller's pointer is valid for the lanes that are written.
-        unsafe { _mm512_mask_storeu_ps(p, mask, v) }
     }
 }
 
@@ -343,10 +360,5 @@ unsafe impl Simd for Avx512Half {
     unsafe fn load_masked(self, p: *const f32, mask: __mmask8) -> __m256 {
         // SAFETY: the token proves AVX-512 VL; the caller's pointer is valid for the lanes that are read.
         unsafe { _mm256_maskz_loadu_ps(mask, p) }
-    }
-    #[inline(always)]
-    unsafe fn store_masked(self, p: *mut f32, v: __m256, mask: __mmask8) {
-        // SAFETY: the token proves AVX-512 VL; the caller's pointer is valid for the lanes that are written.
-        unsafe { _mm256_mask_storeu_ps(p, mask, v) }
     }
 }
