@@ -42,6 +42,8 @@
 mod inplace;
 mod nchw;
 mod nhwc;
+mod slide;
+mod tiles;
 
 use crate::cpu::Rates;
 use crate::error::ConvError;
