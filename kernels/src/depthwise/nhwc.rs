@@ -31,7 +31,8 @@ pub(super) fn prepare<S: Simd>(
     let threads = parallel::worthwhile(options.threads, spec);
     let filters = spec.out_channels().next_multiple_of(S::LANES);
     let taps = spec.kernel()[0] * spec.kernel()[1];
-    let mut packed = AlignedBuffer::zeros(filters * taps)?;
+    // The last vector of a tap may start in its last lane.
+    let mut packed = AlignedBuffer::zeros(filters * taps + S::LANES)?;
     for (filter, taps) in weights.chunks_exact(taps).enumerate() {
         for (tap, &weight) in taps.iter().enumerate() {
             packed[tap * filters + filter] = weight;
@@ -57,13 +58,13 @@ impl<S: Simd> Worker for Nhwc<S> {
 
     fn unit(&self, unit: &Unit, io: &Shared<'_>, _: &mut [f32]) {
         let spec = &self.spec;
-        let rows = Rows {
-            worker: self,
-            io,
-            image: unit.image,
-            rows: unit.pixels.clone(),
-            vectors: unit.filter_tiles.clone(),
-        };
+        let shift = aligning_shift::<S>(spec, io.input);
+        let Range { start, mut end } = unit.filter_tiles;
+        if end * S::LANES >= spec.out_channels() {
+            end = (spec.out_channels() + shift).div_ceil(S::LANES);
+        }
+        let (image, rows) = (unit.image, unit.pixels.clone());
+        let rows = Rows { worker: self, io, image, rows, vectors: start..end, shift };
         match Window::of(spec).special().filter(|_| spec.group_out_channels() == 1) {
             Some((3, 1)) => self.simd.vectorize(Fixed::<_, 3, 1>(rows)),
             Some((3, 2)) => self.simd.vectorize(Fixed::<_, 3, 2>(rows)),
@@ -74,6 +75,15 @@ impl<S: Simd> Worker for Nhwc<S> {
     }
 }
 
+/// How many filters the first vector lacks, so that all others are read from one cache line each: of two lines
+/// with other vectors, one could be gone before its other half is read. Worth a vector more where there are many,
+/// and where one shift fits all pixels.
+fn aligning_shift<S: Simd>(spec: &ConvSpec, input: &[f32]) -> usize {
+    let channels = spec.in_channels();
+    let worth = channels >= 4 * S::LANES && channels % S::LANES == 0 && spec.group_out_channels() == 1;
+    if worth { input.as_ptr().addr() / size_of::<f32>() % S::LANES } else { 0 }
+}
+
 /// Some output rows of some vectors of filters.
 struct Rows<'a, S> {
     worker: &'a Nhwc<S>,
@@ -81,6 +91,8 @@ struct Rows<'a, S> {
     image: usize,
     rows: Range<usize>,
     vectors: Range<usize>,
+    /// Filters that the first vector lacks.
+    shift: usize,
 }
 
 /// What the loops need, as plain values: behind a reference they would be read again after every store.
@@ -104,6 +116,7 @@ pub(super) struct View<S: Simd> {
     /// Filters: f32s from output to output.
     pub(super) out_pixel: usize,
     pub(super) out_width: usize,
+    shift: usize,
     pub(super) bias: Option<*const f32>,
     pub(super) limits: (S::F32, S::F32),
     pub(super) accumulate: bool,
@@ -131,6 +144,7 @@ impl<S: Simd> Rows<'_, S> {
             output: unsafe { self.io.output.at(self.image * out_image) },
             out_pixel: spec.out_channels(),
             out_width: spec.out_width(),
+            shift: self.shift,
             bias: self.io.bias.map(<[f32]>::as_ptr),
             limits: (simd.splat(lo), simd.splat(hi)),
             accumulate: options.accumulate,
@@ -150,8 +164,8 @@ impl<S: Simd> View<S> {
     /// The filters of a vector, as many as there are.
     #[inline(always)]
     pub(super) fn filters(&self, vector: usize) -> Filters<S> {
-        let first = vector * S::LANES;
-        let lanes = S::LANES.min(self.out_pixel - first);
+        let first = (vector * S::LANES).saturating_sub(self.shift);
+        let lanes = ((vector + 1) * S::LANES - self.shift).min(self.out_pixel) - first;
         let simd = self.simd;
         let bias = match self.bias {
             // SAFETY: the bias has a value for each filter.
@@ -184,29 +198,31 @@ impl<S: Simd> View<S> {
         for (r, row) in taps.iter_mut().enumerate() {
             for (s, tap) in row.iter_mut().enumerate() {
                 let packed = self.weights.wrapping_add((r * K + s) * self.tap + filters.first);
-                // SAFETY: the packed weights have whole vectors for every tap.
+                // SAFETY: the packed weights have whole vectors from every filter of every tap.
                 *tap = unsafe { self.simd.load(packed) };
             }
         }
         taps
     }
 
-    /// Adds the previous output, applies the limits and stores the output at (y, x); with `WHOLE`
-    /// all lanes.
+    /// Where the outputs of some filters at (y, x) are.
+    #[inline(always)]
+    pub(super) fn output(&self, filters: Filters<S>, y: usize, x: usize) -> *mut f32 {
+        self.output.wrapping_add((y * self.out_width + x) * self.out_pixel + filters.first)
+    }
+
+    /// Adds the previous output, applies the limits and stores an output; with `WHOLE` all lanes.
     ///
     /// # Safety
-    /// The output is there and belongs to the caller alone.
+    /// The output, one value for each of the filters, is there and belongs to the caller alone.
     #[inline(always)]
     pub(super) unsafe fn finish<const WHOLE: bool>(
         &self,
         filters: Filters<S>,
         sum: S::F32,
-        y: usize,
-        x: usize,
+        output: *mut f32,
     ) {
-        let simd = self.simd;
-        let Filters { first, lanes, .. } = filters;
-        let output = self.output.wrapping_add((y * self.out_width + x) * self.out_pixel + first);
+        let (simd, lanes) = (self.simd, filters.lanes);
         let mut value = sum;
         // SAFETY: `lanes` filters of this pixel are valid, by the caller's promise.
         unsafe {
@@ -277,7 +293,7 @@ impl<S: Simd> SimdOp<S> for Any<'_, S> {
                         }
                     }
                     // SAFETY: the pixel lies in the unit's rows.
-                    unsafe { view.finish::<false>(filters, acc, y, x) };
+                    unsafe { view.finish::<false>(filters, acc, view.output(filters, y, x)) };
                 }
             }
         }

@@ -57,7 +57,8 @@ fn strips<S: Simd, const K: usize, const T: usize, const P: usize>(
 }
 
 /// A vector of filters of P output columns from x, row after row: each pixel is loaded once and multiplied with
-/// all weights that meet it. With `INSIDE` no padding is left or right.
+/// all weights that meet it. With `INSIDE` no padding is left or right, with `WHOLE` the vector
+/// has all its filters.
 #[inline(always)]
 fn strip<S: Simd, const K: usize, const T: usize, const P: usize, const INSIDE: bool, const WHOLE: bool>(
     view: View<S>,
@@ -70,6 +71,7 @@ fn strip<S: Simd, const K: usize, const T: usize, const P: usize, const INSIDE: 
     let depth = K.div_ceil(T);
     let steps = rows.len() + depth - 1;
     let mut sums = [[filters.bias; P]; K];
+    let pitches = [view.in_pixel, view.out_pixel];
     let mut step = 0;
     // Literals, so that indices are constants.
     macro_rules! steps {
@@ -80,12 +82,25 @@ fn strip<S: Simd, const K: usize, const T: usize, const P: usize, const INSIDE: 
                         return;
                     }
                     sums[$place] = [filters.bias; P];
-                    slide::<S, K, T, P, INSIDE, WHOLE>(view, &taps, filters, [rows.start + step, x], $place, &mut sums);
+                    macro_rules! row {
+                        ($t:literal) => {
+                            let at = [rows.start + step, x, $t];
+                            let pitch = &pitches[0];
+                            slide::<S, K, T, P, INSIDE, WHOLE>(view, &taps, filters, pitch, at, $place, &mut sums);
+                        };
+                    }
+                    row!(0);
+                    if T == 2 {
+                        row!(1);
+                    }
                     if step + 1 >= depth {
                         let y = rows.start + step + 1 - depth;
+                        let output = view.output(filters, y, x);
+                        let pitch = unforeseen(&pitches[1]);
                         for (j, &sum) in sums[($place + 1) % depth].iter().enumerate() {
+                            let output = output.wrapping_add(j * pitch);
                             // SAFETY: the output lies in the unit's rows and in the row.
-                            unsafe { view.finish::<WHOLE>(filters, sum, y, x + j) };
+                            unsafe { view.finish::<WHOLE>(filters, sum, output) };
                         }
                     }
                     step += 1;
@@ -98,41 +113,47 @@ fn strip<S: Simd, const K: usize, const T: usize, const P: usize, const INSIDE: 
     }
 }
 
-/// Adds what the T first input rows under the outputs at (y, x), whose sums are at `place`, give to them and to
-/// the rows above.
+/// Adds what input row t under the outputs at (y, x), whose sums are at `place`, gives to them and to the rows
+/// above.
 #[inline(always)]
 fn slide<S: Simd, const K: usize, const T: usize, const P: usize, const INSIDE: bool, const WHOLE: bool>(
     view: View<S>,
     taps: &[[S::F32; K]; K],
     filters: Filters<S>,
-    [y, x]: [usize; 2],
+    pitch: &usize,
+    [y, x, t]: [usize; 3],
     place: usize,
     sums: &mut [[S::F32; P]; K],
 ) {
+    // May wrap below zero, which is no row either.
+    let row = (y * T + t).wrapping_sub(view.top);
+    if row >= view.height {
+        return;
+    }
     // May wrap below zero: then the first columns are padding.
     let start = (x * T).wrapping_sub(view.left);
-    for t in 0..T {
-        // May wrap below zero, which is no row either.
-        let row = (y * T + t).wrapping_sub(view.top);
-        if row >= view.height {
-            continue;
-        }
-        let input = view.input.wrapping_add(row * view.in_row + filters.first);
-        let input = input.wrapping_add(start.wrapping_mul(view.in_pixel));
-        // Literals, so that indices are constants.
-        macro_rules! columns {
-            ($($column:literal)*) => {
-                $(if $column < (P - 1) * T + K && (INSIDE || start.wrapping_add($column) < view.width) {
-                    // SAFETY: the pixel is inside the image.
-                    let pixel = unsafe {
-                        view.channels::<WHOLE>(input.wrapping_add($column * view.in_pixel), filters)
-                    };
-                    meet::<S, K, T, P>(view.simd, pixel, taps, t, $column, place, sums);
-                })*
-            };
-        }
-        columns!(0 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16);
+    let input = view.input.wrapping_add(row * view.in_row + filters.first);
+    let input = input.wrapping_add(start.wrapping_mul(view.in_pixel));
+    let pitch = unforeseen(pitch);
+    // Literals, so that indices are constants.
+    macro_rules! columns {
+        ($($column:literal)*) => {
+            $(if $column < (P - 1) * T + K && (INSIDE || start.wrapping_add($column) < view.width) {
+                // SAFETY: the pixel is inside the image.
+                let pixel = unsafe { view.channels::<WHOLE>(input.wrapping_add($column * pitch), filters) };
+                meet::<S, K, T, P>(view.simd, pixel, taps, [t, $column], place, sums);
+            })*
+        };
     }
+    columns!(0 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16);
+}
+
+/// The value, read anew: of one that stays the same the compiler makes an address for each pixel of a strip, and
+/// moves all of them, in memory, from row to row.
+#[inline(always)]
+fn unforeseen(value: &usize) -> usize {
+    // SAFETY: a reference can be read.
+    unsafe { std::ptr::read_volatile(value) }
 }
 
 /// Adds the products of a pixel in row t of a step with the weights that meet it.
@@ -141,8 +162,7 @@ fn meet<S: Simd, const K: usize, const T: usize, const P: usize>(
     simd: S,
     pixel: S::F32,
     taps: &[[S::F32; K]; K],
-    t: usize,
-    column: usize,
+    [t, column]: [usize; 2],
     place: usize,
     sums: &mut [[S::F32; P]; K],
 ) {

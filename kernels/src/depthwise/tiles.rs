@@ -125,7 +125,7 @@ fn fixed_vector<
                 continue;
             }
             for s in 0..K {
-                // SAFETY: the packed weights have whole vectors for every tap.
+                // SAFETY: the packed weights have whole vectors from every filter of every tap.
                 let weight =
                     unsafe { simd.load(view.weights.wrapping_add((r * K + s) * view.tap + filters.first)) };
                 for (j, sum) in sums.iter_mut().enumerate() {
@@ -137,7 +137,7 @@ fn fixed_vector<
     for (i, row) in acc.iter().enumerate() {
         for (j, &sum) in row.iter().enumerate() {
             // SAFETY: the tile lies in the unit's rows and in the row.
-            unsafe { view.finish::<WHOLE>(filters, sum, y + i, x + j) };
+            unsafe { view.finish::<WHOLE>(filters, sum, view.output(filters, y + i, x + j)) };
         }
     }
 }
