@@ -8,24 +8,28 @@
 //!
 //! # Data layout
 //! ```text
-//! NHWC ([`nhwc`])  lanes are channels, pixels are read in place; weights [r][s][channel]
-//! NCHW ([`nchw`])  lanes are pixels of a row of a padded copy of one plane; weights [filter][r][s]
+//! NHWC ([`nhwc`])     lanes are channels, pixels are read in place; weights [r][s][channel]
+//! NCHW ([`inplace`])  lanes are pixels of a row, read in place with masks at the edges; weights [filter][r][s]
+//! NCHW ([`nchw`])     any other window: lanes are pixels of a row of a padded copy of one plane
 //! ```
 //!
 //! # Loop nest
 //! ```text
-//! for each unit (image or plane, block of output rows, part of the channels):   parallel
-//!     for each vector of channels (NHWC) or vector of columns (NCHW):
-//!         for each tile of output rows (and columns, NHWC):
-//!             for each input row and column under the tile: load once, multiply-add into every
-//!             output that it belongs to
+//! for each unit (image, block of output rows, part of the channels):   parallel
+//!     NHWC: for each strip of output columns, each vector of channels:
+//!         for each input row: load each pixel once, multiply-add into every output that it belongs to
+//!     NCHW: for each plane, tile of output rows, vector of columns:
+//!         for each input row under the tile: load its vectors, multiply-add into every row they belong to
 //! ```
 //! 3×3 and 5×5 with strides 1 and 2 are compiled with their taps unrolled; other kernels run the same
 //! loops with run-time bounds.
 //!
 //! # Register budget
-//! NHWC: 2 rows × up to 7 columns of accumulators on AVX-512 (4 on AVX2), weights in registers or
-//! memory operands. NCHW: 4 rows × 1 vector, one register a loaded vector, weights broadcast.
+//! NHWC with 32 registers ([`slide`]): the sums of 7 columns of the 2 or 3 output rows that an input row meets,
+//! and the weights; with 16, or more rows of sums ([`tiles`]): 2 rows × 4 (or 7) columns of sums, weights from
+//! memory. NCHW: 7 rows × 1 vector of sums with 32 registers, 4 with 16; with stride 2 two or three sums for each
+//! output. Where 512-bit operations take two turns, or rows are short, NCHW runs 256-bit vectors with the
+//! registers and masks of AVX-512.
 //!
 //! # Supports and refuses
 //! groups = input channels, any number of filters a channel, everything else. Refuses other groups.

@@ -80,7 +80,7 @@ impl<S: Simd> Worker for Nhwc<S> {
 /// and where one shift fits all pixels.
 fn aligning_shift<S: Simd>(spec: &ConvSpec, input: &[f32]) -> usize {
     let channels = spec.in_channels();
-    let worth = channels >= 4 * S::LANES && channels % S::LANES == 0 && spec.group_out_channels() == 1;
+    let worth = channels >= 4 * S::LANES && channels.is_multiple_of(S::LANES) && spec.group_out_channels() == 1;
     if worth { input.as_ptr().addr() / size_of::<f32>() % S::LANES } else { 0 }
 }
 
@@ -154,27 +154,43 @@ impl<S: Simd> Rows<'_, S> {
 
 /// Some neighbouring filters, at most a vector of them.
 #[derive(Clone, Copy)]
-pub(super) struct Filters<S: Simd> {
+pub(super) struct Filters {
     pub(super) first: usize,
     pub(super) lanes: usize,
-    pub(super) bias: S::F32,
 }
 
 impl<S: Simd> View<S> {
+    /// Those of some vectors that have all their filters.
+    #[inline(always)]
+    pub(super) fn whole(&self, vectors: &Range<usize>) -> Range<usize> {
+        let start = vectors.start.max(usize::from(self.shift > 0)).min(vectors.end);
+        start..vectors.end.min((self.out_pixel + self.shift) / S::LANES).max(start)
+    }
+
+    /// The first filter of a vector.
+    #[inline(always)]
+    pub(super) fn first(&self, vector: usize) -> usize {
+        (vector * S::LANES).saturating_sub(self.shift)
+    }
+
     /// The filters of a vector, as many as there are.
     #[inline(always)]
-    pub(super) fn filters(&self, vector: usize) -> Filters<S> {
-        let first = (vector * S::LANES).saturating_sub(self.shift);
+    pub(super) fn filters(&self, vector: usize) -> Filters {
+        let first = self.first(vector);
         let lanes = ((vector + 1) * S::LANES - self.shift).min(self.out_pixel) - first;
-        let simd = self.simd;
-        let bias = match self.bias {
+        Filters { first, lanes }
+    }
+
+    /// The bias of some filters.
+    #[inline(always)]
+    pub(super) fn bias(&self, Filters { first, lanes }: Filters) -> S::F32 {
+        match self.bias {
             // SAFETY: the bias has a value for each filter.
-            Some(bias) if lanes == S::LANES => unsafe { simd.load(bias.add(first)) },
+            Some(bias) if lanes == S::LANES => unsafe { self.simd.load(bias.add(first)) },
             // SAFETY: as above.
-            Some(bias) => unsafe { simd.load_partial(bias.add(first), lanes) },
-            None => simd.splat(0.0),
-        };
-        Filters { first, lanes, bias }
+            Some(bias) => unsafe { self.simd.load_partial(bias.add(first), lanes) },
+            None => self.simd.splat(0.0),
+        }
     }
 
     /// A pixel's channels of some filters, one each; with `WHOLE` a vector of them.
@@ -182,18 +198,14 @@ impl<S: Simd> View<S> {
     /// # Safety
     /// `pixel` points to the first filter's channel of a pixel of the input.
     #[inline(always)]
-    pub(super) unsafe fn channels<const WHOLE: bool>(
-        &self,
-        pixel: *const f32,
-        filters: Filters<S>,
-    ) -> S::F32 {
+    pub(super) unsafe fn channels<const WHOLE: bool>(&self, pixel: *const f32, filters: Filters) -> S::F32 {
         // SAFETY: the pixel has as many channels as filters.
         unsafe { if WHOLE { self.simd.load(pixel) } else { self.simd.load_partial(pixel, filters.lanes) } }
     }
 
     /// The weights of a K×K filter.
     #[inline(always)]
-    pub(super) fn taps<const K: usize>(&self, filters: Filters<S>) -> [[S::F32; K]; K] {
+    pub(super) fn taps<const K: usize>(&self, filters: Filters) -> [[S::F32; K]; K] {
         let mut taps = [[self.simd.splat(0.0); K]; K];
         for (r, row) in taps.iter_mut().enumerate() {
             for (s, tap) in row.iter_mut().enumerate() {
@@ -207,7 +219,7 @@ impl<S: Simd> View<S> {
 
     /// Where the outputs of some filters at (y, x) are.
     #[inline(always)]
-    pub(super) fn output(&self, filters: Filters<S>, y: usize, x: usize) -> *mut f32 {
+    pub(super) fn output(&self, filters: Filters, y: usize, x: usize) -> *mut f32 {
         self.output.wrapping_add((y * self.out_width + x) * self.out_pixel + filters.first)
     }
 
@@ -216,12 +228,7 @@ impl<S: Simd> View<S> {
     /// # Safety
     /// The output, one value for each of the filters, is there and belongs to the caller alone.
     #[inline(always)]
-    pub(super) unsafe fn finish<const WHOLE: bool>(
-        &self,
-        filters: Filters<S>,
-        sum: S::F32,
-        output: *mut f32,
-    ) {
+    pub(super) unsafe fn finish<const WHOLE: bool>(&self, filters: Filters, sum: S::F32, output: *mut f32) {
         let (simd, lanes) = (self.simd, filters.lanes);
         let mut value = sum;
         // SAFETY: `lanes` filters of this pixel are valid, by the caller's promise.
@@ -270,7 +277,7 @@ impl<S: Simd> SimdOp<S> for Any<'_, S> {
             let filters = view.filters(vector);
             for y in self.0.rows.clone() {
                 for x in 0..view.out_width {
-                    let mut acc = filters.bias;
+                    let mut acc = view.bias(filters);
                     for r in 0..kernel[0] {
                         let iy = (y * stride[0] + r * dilation[0]).wrapping_sub(view.top);
                         if iy >= view.height {
@@ -305,7 +312,7 @@ impl<S: Simd> SimdOp<S> for Any<'_, S> {
 /// # Safety
 /// `pixel` points to channel 0 of a pixel of the input.
 #[inline(always)]
-unsafe fn channels_of<S: Simd>(simd: S, pixel: *const f32, filters: Filters<S>, multiplier: usize) -> S::F32 {
+unsafe fn channels_of<S: Simd>(simd: S, pixel: *const f32, filters: Filters, multiplier: usize) -> S::F32 {
     let Filters { first, lanes, .. } = filters;
     if multiplier == 1 {
         // SAFETY: the pixel has `lanes` channels from the first.

@@ -62,7 +62,7 @@ fn strips<S: Simd, const K: usize, const T: usize, const P: usize>(
 #[inline(always)]
 fn strip<S: Simd, const K: usize, const T: usize, const P: usize, const INSIDE: bool, const WHOLE: bool>(
     view: View<S>,
-    filters: Filters<S>,
+    filters: Filters,
     rows: &Range<usize>,
     x: usize,
 ) {
@@ -70,7 +70,8 @@ fn strip<S: Simd, const K: usize, const T: usize, const P: usize, const INSIDE: 
     // T input rows a step meet the last `depth` output rows; a row of sums leaves its place to a new one.
     let depth = K.div_ceil(T);
     let steps = rows.len() + depth - 1;
-    let mut sums = [[filters.bias; P]; K];
+    let bias = view.bias(filters);
+    let mut sums = [[bias; P]; K];
     let pitches = [view.in_pixel, view.out_pixel];
     let mut step = 0;
     // Literals, so that indices are constants.
@@ -81,7 +82,7 @@ fn strip<S: Simd, const K: usize, const T: usize, const P: usize, const INSIDE: 
                     if step == steps {
                         return;
                     }
-                    sums[$place] = [filters.bias; P];
+                    sums[$place] = [bias; P];
                     macro_rules! row {
                         ($t:literal) => {
                             let at = [rows.start + step, x, $t];
@@ -119,7 +120,7 @@ fn strip<S: Simd, const K: usize, const T: usize, const P: usize, const INSIDE: 
 fn slide<S: Simd, const K: usize, const T: usize, const P: usize, const INSIDE: bool, const WHOLE: bool>(
     view: View<S>,
     taps: &[[S::F32; K]; K],
-    filters: Filters<S>,
+    filters: Filters,
     pitch: &usize,
     [y, x, t]: [usize; 3],
     place: usize,

@@ -71,13 +71,19 @@ fn fixed_tile<S: Simd, const K: usize, const T: usize, const R: usize, const P: 
     x: usize,
 ) {
     let inside = x * T >= view.left && x * T + (P - 1) * T + K <= view.width + view.left;
-    for vector in vectors.clone() {
-        let filters = view.filters(vector);
-        match (inside, filters.lanes == S::LANES) {
-            (true, true) => fixed_vector::<S, K, T, R, P, true, true>(view, filters, y, x),
-            (false, true) => fixed_vector::<S, K, T, R, P, false, true>(view, filters, y, x),
-            (_, false) => fixed_vector::<S, K, T, R, P, false, false>(view, filters, y, x),
+    // Whole vectors in a loop of their own, which only counts filters.
+    let whole = view.whole(vectors);
+    for vector in (vectors.start..whole.start).chain(whole.end..vectors.end) {
+        fixed_vector::<S, K, T, R, P, false, false>(view, view.filters(vector), y, x);
+    }
+    let mut filters = Filters { first: view.first(whole.start), lanes: S::LANES };
+    for _ in whole {
+        if inside {
+            fixed_vector::<S, K, T, R, P, true, true>(view, filters, y, x);
+        } else {
+            fixed_vector::<S, K, T, R, P, false, true>(view, filters, y, x);
         }
+        filters.first += S::LANES;
     }
 }
 
@@ -94,12 +100,12 @@ fn fixed_vector<
     const WHOLE: bool,
 >(
     view: View<S>,
-    filters: Filters<S>,
+    filters: Filters,
     y: usize,
     x: usize,
 ) {
     let simd = view.simd;
-    let mut acc = [[filters.bias; P]; R];
+    let mut acc = [[simd.splat(0.0); P]; R];
     // May wrap below zero: then the first column is padding and its address is not used.
     let start = (x * T).wrapping_sub(view.left);
     for row in 0..(R - 1) * T + K {
@@ -134,10 +140,11 @@ fn fixed_vector<
             }
         }
     }
+    let bias = view.bias(filters);
     for (i, row) in acc.iter().enumerate() {
         for (j, &sum) in row.iter().enumerate() {
             // SAFETY: the tile lies in the unit's rows and in the row.
-            unsafe { view.finish::<WHOLE>(filters, sum, view.output(filters, y + i, x + j)) };
+            unsafe { view.finish::<WHOLE>(filters, simd.add(sum, bias), view.output(filters, y + i, x + j)) };
         }
     }
 }
