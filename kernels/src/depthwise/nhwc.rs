@@ -80,7 +80,8 @@ impl<S: Simd> Worker for Nhwc<S> {
 /// and where one shift fits all pixels.
 fn aligning_shift<S: Simd>(spec: &ConvSpec, input: &[f32]) -> usize {
     let channels = spec.in_channels();
-    let worth = channels >= 4 * S::LANES && channels.is_multiple_of(S::LANES) && spec.group_out_channels() == 1;
+    let worth =
+        channels >= 4 * S::LANES && channels.is_multiple_of(S::LANES) && spec.group_out_channels() == 1;
     if worth { input.as_ptr().addr() / size_of::<f32>() % S::LANES } else { 0 }
 }
 
