@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use super::{Window, slide, tiles};
-use crate::buffer::AlignedBuffer;
+use crate::buffer::{AlignedBuffer, LINE};
 use crate::cache::CacheSizes;
 use crate::error::ConvError;
 use crate::kernel::{Body, PlanOptions};
@@ -76,12 +76,12 @@ impl<S: Simd> Worker for Nhwc<S> {
 }
 
 /// How many filters the first vector lacks, so that all others are read from one cache line each: of two lines
-/// with other vectors, one could be gone before its other half is read. Worth a vector more where there are many,
-/// and where one shift fits all pixels.
+/// with other vectors, one could be gone before its other half is read. Worth a vector more where vectors are as
+/// long as lines and many, and where one shift fits all pixels.
 fn aligning_shift<S: Simd>(spec: &ConvSpec, input: &[f32]) -> usize {
     let channels = spec.in_channels();
-    let worth =
-        channels >= 4 * S::LANES && channels.is_multiple_of(S::LANES) && spec.group_out_channels() == 1;
+    let many = S::LANES == LINE && channels >= 4 * LINE;
+    let worth = many && channels.is_multiple_of(LINE) && spec.group_out_channels() == 1;
     if worth { input.as_ptr().addr() / size_of::<f32>() % S::LANES } else { 0 }
 }
 
