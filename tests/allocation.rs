@@ -65,9 +65,10 @@ fn what_is_allocated() {
 }
 
 fn resized_plans_allocate_no_weights() {
-    const SIZES: [(&str, &str); 6] = [
+    const SIZES: [(&str, &str); 7] = [
         ("c256 h14 w14 o256 k3 p1", "n8 c256 h14 w14 o256 k3 p1"),
         ("c256 h14 w14 o256 k3 p1 nhwc", "n2 c256 h20 w30 o256 k3 p1 nhwc"),
+        ("c128 h14 w14 o128 k5 p2", "n2 c128 h15 w9 o128 k5 p2"),
         ("n4 c512 h7 w7 o512 k1", "c512 h9 w9 o512 k1"),
         ("n4 c512 h7 w7 o512 k1 nhwc", "c512 h9 w9 o512 k1 nhwc"),
         ("c4096 h6 w6 o4096 k7 p3 g4096", "n2 c4096 h9 w9 o4096 k7 p3 g4096"),

@@ -8,24 +8,28 @@
 //!
 //! # Data layout
 //! ```text
-//! NHWC ([`nhwc`])  lanes are channels, pixels are read in place; weights [r][s][channel]
-//! NCHW ([`nchw`])  lanes are pixels of a row of a padded copy of one plane; weights [filter][r][s]
+//! NHWC ([`nhwc`])     lanes are channels, pixels are read in place; weights [r][s][channel]
+//! NCHW ([`inplace`])  lanes are pixels of a row, read in place with masks at the edges; weights [filter][r][s]
+//! NCHW ([`nchw`])     any other window: lanes are pixels of a row of a padded copy of one plane
 //! ```
 //!
 //! # Loop nest
 //! ```text
-//! for each unit (image or plane, block of output rows, part of the channels):   parallel
-//!     for each vector of channels (NHWC) or vector of columns (NCHW):
-//!         for each tile of output rows (and columns, NHWC):
-//!             for each input row and column under the tile: load once, multiply-add into every
-//!             output that it belongs to
+//! for each unit (image, block of output rows, part of the channels):   parallel
+//!     NHWC: for each strip of output columns, each vector of channels:
+//!         for each input row: load each pixel once, multiply-add into every output that it belongs to
+//!     NCHW: for each plane, tile of output rows, vector of columns:
+//!         for each input row under the tile: load its vectors, multiply-add into every row they belong to
 //! ```
 //! 3×3 and 5×5 with strides 1 and 2 are compiled with their taps unrolled; other kernels run the same
 //! loops with run-time bounds.
 //!
 //! # Register budget
-//! NHWC: 2 rows × up to 7 columns of accumulators on AVX-512 (4 on AVX2), weights in registers or
-//! memory operands. NCHW: 4 rows × 1 vector, one register a loaded vector, weights broadcast.
+//! NHWC with 32 registers ([`slide`]): the sums of 7 columns of the 2 or 3 output rows that an input row meets,
+//! and the weights; with 16, or more rows of sums ([`tiles`]): 2 rows × 4 (or 7) columns of sums, weights from
+//! memory. NCHW: 7 rows × 1 vector of sums with 32 registers, 4 with 16; with stride 2 two or three sums for each
+//! output. Where 512-bit operations take two turns, or rows are short, NCHW runs 256-bit vectors with the
+//! registers and masks of AVX-512.
 //!
 //! # Supports and refuses
 //! groups = input channels, any number of filters a channel, everything else. Refuses other groups.
@@ -39,11 +43,17 @@
 //!
 //! [`ErrorModel::Sum`]: crate::ErrorModel::Sum
 
+mod inplace;
 mod nchw;
 mod nhwc;
+mod slide;
+mod tiles;
 
+use std::sync::Arc;
+
+use crate::cpu::Rates;
 use crate::error::ConvError;
-use crate::kernel::PlanOptions;
+use crate::kernel::{Body, PlanOptions};
 use crate::packed::Packed;
 use crate::registry::Algorithm;
 use crate::simd::Simd;
@@ -82,9 +92,39 @@ impl Algorithm for Depthwise {
     ) -> Result<Packed, ConvError> {
         match spec.layout() {
             Layout::Nhwc => nhwc::pack(simd, spec, weights, options),
-            Layout::Nchw => nchw::pack(simd, spec, weights, options),
+            Layout::Nchw => {
+                let mut packed = crate::buffer::zeros(weights.len())?;
+                packed.copy_from_slice(weights);
+                Ok(Packed::new(simd, options, 4 * weights.len(), packed, arrange_nchw))
+            }
         }
     }
+}
+
+/// The body in NCHW, which reads the weights as they are given.
+fn arrange_nchw<S: Simd>(
+    simd: S,
+    spec: &ConvSpec,
+    options: &PlanOptions,
+    weights: Arc<Vec<f32>>,
+) -> Result<Box<dyn Body>, ConvError> {
+    if Window::of(spec).special().is_none() {
+        nchw::arrange(simd, spec, options, weights)
+    } else if halve::<S>(spec) {
+        inplace::arrange(simd.half(), spec, options, weights)
+    } else {
+        inplace::arrange(simd, spec, options, weights)
+    }
+}
+
+/// Whether output rows in NCHW are computed faster in vectors of half the length: where a long one takes two
+/// turns, where the last of a row is mostly empty. Short loads lie in one cache line more often.
+fn halve<S: Simd>(spec: &ConvSpec) -> bool {
+    let (half, whole) = (<S::Half as Simd>::LANES, S::LANES);
+    let turns = whole / Rates::detect(whole).lanes.clamp(1, whole);
+    let vectors = |lanes| spec.out_width().div_ceil(inplace::columns(spec, lanes));
+    let (short, long) = (vectors(half), turns * vectors(whole));
+    half < whole && (short < long || short == 1 && long == 1)
 }
 
 /// Most f32s of scratch memory for the input of one output row: 16 MiB.

@@ -1,4 +1,4 @@
-//! [`depthwise`](super) in NCHW: lanes are pixels of a row of a padded plane.
+//! [`depthwise`](super) in NCHW for any window: lanes are pixels of a row of a padded plane.
 
 use std::sync::Arc;
 
@@ -7,7 +7,6 @@ use crate::band::{self, Image, Planes, most_rows, pack_planes};
 use crate::cache::CacheSizes;
 use crate::error::ConvError;
 use crate::kernel::{Body, PlanOptions};
-use crate::packed::Packed;
 use crate::parallel;
 use crate::partition::{Partition, Partitioned, Shared, Unit, Worker};
 use crate::simd::{Simd, SimdOp};
@@ -32,18 +31,7 @@ pub(super) fn plane_len(spec: &ConvSpec) -> Option<usize> {
     phase.checked_mul(phases)?.checked_add(16)?.checked_mul(window.rows())
 }
 
-pub(super) fn pack<S: Simd>(
-    simd: S,
-    _: &ConvSpec,
-    weights: &[f32],
-    options: &PlanOptions,
-) -> Result<Packed, ConvError> {
-    let mut packed = crate::buffer::zeros(weights.len())?;
-    packed.copy_from_slice(weights);
-    Ok(Packed::new(simd, options, 4 * weights.len(), packed, arrange))
-}
-
-fn arrange<S: Simd>(
+pub(super) fn arrange<S: Simd>(
     simd: S,
     spec: &ConvSpec,
     options: &PlanOptions,
@@ -74,13 +62,7 @@ impl<S: Simd> Worker for Nchw<S> {
         for index in unit.filter_tiles.clone() {
             let filter = channel * spec.group_out_channels() + index;
             let rows = Rows { worker: self, io, unit, image: n, filter, plane };
-            match Window::of(spec).special() {
-                Some((3, 1)) => self.simd.vectorize(Fixed::<_, 3, 1>(rows)),
-                Some((3, 2)) => self.simd.vectorize(Fixed::<_, 3, 2>(rows)),
-                Some((5, 1)) => self.simd.vectorize(Fixed::<_, 5, 1>(rows)),
-                Some((5, 2)) => self.simd.vectorize(Fixed::<_, 5, 2>(rows)),
-                _ => self.simd.vectorize(Any(rows)),
-            }
+            self.simd.vectorize(Any(rows));
         }
     }
 }
@@ -168,86 +150,6 @@ impl<S: Simd> View<S> {
                 simd.store(output, value);
             } else {
                 simd.store_partial(output, value, lanes);
-            }
-        }
-    }
-}
-
-/// K×K taps with stride T, unrolled.
-struct Fixed<'a, S, const K: usize, const T: usize>(Rows<'a, S>);
-
-impl<S: Simd, const K: usize, const T: usize> SimdOp<S> for Fixed<'_, S, K, T> {
-    type Output = ();
-    #[inline(always)]
-    fn eval(self, simd: S) {
-        let view = self.0.view(simd);
-        let mut weights = [[simd.splat(0.0); K]; K];
-        for (row, values) in weights.iter_mut().zip(self.0.weights().chunks_exact(K)) {
-            for (weight, &value) in row.iter_mut().zip(values) {
-                *weight = simd.splat(value);
-            }
-        }
-        let columns: [usize; K] = std::array::from_fn(|s| self.0.column(s));
-        for x in (0..view.width).step_by(S::LANES) {
-            let mut row = 0;
-            while row + 4 <= view.rows {
-                fixed_tile::<S, K, T, 4>(view, &weights, columns, row, x);
-                row += 4;
-            }
-            if row + 2 <= view.rows {
-                fixed_tile::<S, K, T, 2>(view, &weights, columns, row, x);
-                row += 2;
-            }
-            if row < view.rows {
-                fixed_tile::<S, K, T, 1>(view, &weights, columns, row, x);
-            }
-        }
-    }
-}
-
-/// A vector of columns of R output rows.
-#[inline(always)]
-fn fixed_tile<S: Simd, const K: usize, const T: usize, const R: usize>(
-    view: View<S>,
-    weights: &[[S::F32; K]; K],
-    columns: [usize; K],
-    first: usize,
-    x: usize,
-) {
-    let mut acc = [view.simd.splat(0.0); R];
-    // The input rows under the tile one by one, each with constant indices.
-    macro_rules! rows {
-        ($($row:literal)*) => {
-            $(if const { $row < (R - 1) * T + K } {
-                fixed_row::<S, K, T, R, $row>(view, weights, columns, first, x, &mut acc);
-            })*
-        };
-    }
-    rows!(0 1 2 3 4 5 6 7 8 9 10);
-    for (i, &sum) in acc.iter().enumerate() {
-        // SAFETY: the tile lies in the unit's rows.
-        unsafe { view.finish(sum, first + i, x) };
-    }
-}
-
-/// Adds what input row ROW of a tile gives to its outputs.
-#[inline(always)]
-fn fixed_row<S: Simd, const K: usize, const T: usize, const R: usize, const ROW: usize>(
-    view: View<S>,
-    weights: &[[S::F32; K]; K],
-    columns: [usize; K],
-    first: usize,
-    x: usize,
-    acc: &mut [S::F32; R],
-) {
-    let start = view.plane.wrapping_add((first * T + ROW) * view.pitch + x);
-    for s in 0..K {
-        // SAFETY: the plane has room for whole vectors from every output column at every tap.
-        let pixels = unsafe { view.simd.load(start.wrapping_add(columns[s])) };
-        for (i, sum) in acc.iter_mut().enumerate() {
-            let r = ROW.wrapping_sub(i * T);
-            if r < K {
-                *sum = view.simd.mul_add(pixels, weights[r][s], *sum);
             }
         }
     }

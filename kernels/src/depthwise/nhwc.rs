@@ -3,8 +3,8 @@
 use std::ops::Range;
 use std::sync::Arc;
 
-use super::Window;
-use crate::buffer::AlignedBuffer;
+use super::{Window, slide, tiles};
+use crate::buffer::{AlignedBuffer, LINE};
 use crate::cache::CacheSizes;
 use crate::error::ConvError;
 use crate::kernel::{Body, PlanOptions};
@@ -32,7 +32,8 @@ pub(super) fn pack<S: Simd>(
 ) -> Result<Packed, ConvError> {
     let filters = padded_filters::<S>(spec);
     let taps = spec.kernel()[0] * spec.kernel()[1];
-    let mut packed = AlignedBuffer::zeros(filters * taps)?;
+    // The last vector of a tap may start in its last lane.
+    let mut packed = AlignedBuffer::zeros(filters * taps + S::LANES)?;
     for (filter, taps) in weights.chunks_exact(taps).enumerate() {
         for (tap, &weight) in taps.iter().enumerate() {
             packed[tap * filters + filter] = weight;
@@ -53,7 +54,7 @@ fn arrange<S: Simd>(
     let row = 4 * spec.in_width() * spec.in_channels() * spec.stride()[0];
     let most = CacheSizes::detect().l2 / 2 / row;
     let vectors = filters / S::LANES;
-    let partition = Partition::new(images, spec.out_height(), most, ROWS, vectors, threads);
+    let partition = Partition::new(images, spec.out_height(), most, 1, vectors, threads);
     let worker = Nhwc { simd, spec: *spec, options: *options, weights, filters };
     Ok(Box::new(Partitioned { spec: *spec, threads, images, partition, worker }))
 }
@@ -63,12 +64,6 @@ fn padded_filters<S: Simd>(spec: &ConvSpec) -> usize {
     spec.out_channels().next_multiple_of(S::LANES)
 }
 
-/// Output rows of a tile.
-const ROWS: usize = 2;
-
-/// Most input columns under a tile.
-const MOST_COLUMNS: usize = 17;
-
 impl<S: Simd> Worker for Nhwc<S> {
     fn scratch_len(&self) -> usize {
         0
@@ -76,29 +71,31 @@ impl<S: Simd> Worker for Nhwc<S> {
 
     fn unit(&self, unit: &Unit, io: &Shared<'_>, _: &mut [f32]) {
         let spec = &self.spec;
-        let whole = if spec.group_out_channels() == 1 { spec.out_channels() / S::LANES } else { 0 };
-        let rows = |vectors: Range<usize>| Rows {
-            worker: self,
-            io,
-            image: unit.image,
-            rows: unit.pixels.clone(),
-            vectors,
-        };
-        let Range { start, end } = unit.filter_tiles;
-        let special = Window::of(spec).special();
-        let middle = if special.is_some() { whole.clamp(start, end) } else { start };
-        let fixed = rows(start..middle);
-        match special {
-            Some((3, 1)) => self.simd.vectorize(Fixed::<_, 3, 1>(fixed)),
-            Some((3, 2)) => self.simd.vectorize(Fixed::<_, 3, 2>(fixed)),
-            Some((5, 1)) => self.simd.vectorize(Fixed::<_, 5, 1>(fixed)),
-            Some((5, 2)) => self.simd.vectorize(Fixed::<_, 5, 2>(fixed)),
-            _ => {}
+        let shift = aligning_shift::<S>(spec, io.input);
+        let Range { start, mut end } = unit.filter_tiles;
+        if end * S::LANES >= spec.out_channels() {
+            end = (spec.out_channels() + shift).div_ceil(S::LANES);
         }
-        if middle < end {
-            self.simd.vectorize(Any(rows(middle..end)));
+        let (image, rows) = (unit.image, unit.pixels.clone());
+        let rows = Rows { worker: self, io, image, rows, vectors: start..end, shift };
+        match Window::of(spec).special().filter(|_| spec.group_out_channels() == 1) {
+            Some((3, 1)) => self.simd.vectorize(Fixed::<_, 3, 1>(rows)),
+            Some((3, 2)) => self.simd.vectorize(Fixed::<_, 3, 2>(rows)),
+            Some((5, 1)) => self.simd.vectorize(Fixed::<_, 5, 1>(rows)),
+            Some((5, 2)) => self.simd.vectorize(Fixed::<_, 5, 2>(rows)),
+            _ => self.simd.vectorize(Any(rows)),
         }
     }
+}
+
+/// How many filters the first vector lacks, so that all others are read from one cache line each: of two lines
+/// with other vectors, one could be gone before its other half is read. Worth a vector more where vectors are as
+/// long as lines and many, and where one shift fits all pixels.
+fn aligning_shift<S: Simd>(spec: &ConvSpec, input: &[f32]) -> usize {
+    let channels = spec.in_channels();
+    let many = S::LANES == LINE && channels >= 4 * LINE;
+    let worth = many && channels.is_multiple_of(LINE) && spec.group_out_channels() == 1;
+    if worth { input.as_ptr().addr() / size_of::<f32>() % S::LANES } else { 0 }
 }
 
 /// Some output rows of some vectors of filters.
@@ -108,31 +105,35 @@ struct Rows<'a, S> {
     image: usize,
     rows: Range<usize>,
     vectors: Range<usize>,
+    /// Filters that the first vector lacks.
+    shift: usize,
 }
 
 /// What the loops need, as plain values: behind a reference they would be read again after every store.
 #[derive(Clone, Copy)]
-struct View<S: Simd> {
-    simd: S,
+pub(super) struct View<S: Simd> {
+    pub(super) simd: S,
     /// The image's first pixel, at channel 0.
-    input: *const f32,
+    pub(super) input: *const f32,
     /// f32s from pixel to pixel and from row to row of the input.
-    in_pixel: usize,
-    in_row: usize,
-    height: usize,
-    width: usize,
-    top: usize,
-    left: usize,
-    weights: *const f32,
+    pub(super) in_pixel: usize,
+    pub(super) in_row: usize,
+    pub(super) height: usize,
+    pub(super) width: usize,
+    pub(super) top: usize,
+    pub(super) left: usize,
+    pub(super) weights: *const f32,
     /// f32s from tap to tap.
-    tap: usize,
+    pub(super) tap: usize,
     /// The image's first output, at filter 0.
-    output: *mut f32,
-    out_pixel: usize,
-    out_width: usize,
-    bias: Option<*const f32>,
-    limits: (S::F32, S::F32),
-    accumulate: bool,
+    pub(super) output: *mut f32,
+    /// Filters: f32s from output to output.
+    pub(super) out_pixel: usize,
+    pub(super) out_width: usize,
+    shift: usize,
+    pub(super) bias: Option<*const f32>,
+    pub(super) limits: (S::F32, S::F32),
+    pub(super) accumulate: bool,
 }
 
 impl<S: Simd> Rows<'_, S> {
@@ -157,6 +158,7 @@ impl<S: Simd> Rows<'_, S> {
             output: unsafe { self.io.output.at(self.image * out_image) },
             out_pixel: spec.out_channels(),
             out_width: spec.out_width(),
+            shift: self.shift,
             bias: self.io.bias.map(<[f32]>::as_ptr),
             limits: (simd.splat(lo), simd.splat(hi)),
             accumulate: options.accumulate,
@@ -164,46 +166,85 @@ impl<S: Simd> Rows<'_, S> {
     }
 }
 
-/// A pixel of padding, for vectors of any instruction set.
-static ZEROS: [f32; 16] = [0.0; 16];
-
 /// Some neighbouring filters, at most a vector of them.
 #[derive(Clone, Copy)]
-struct Filters<S: Simd> {
-    first: usize,
-    lanes: usize,
-    bias: S::F32,
+pub(super) struct Filters {
+    pub(super) first: usize,
+    pub(super) lanes: usize,
 }
 
 impl<S: Simd> View<S> {
-    /// A vector's filters, of which there are `lanes`.
-    ///
-    /// # Safety
-    /// There are as many filters from `first`.
+    /// Those of some vectors that have all their filters.
     #[inline(always)]
-    unsafe fn filters(&self, first: usize, lanes: usize) -> Filters<S> {
-        let simd = self.simd;
-        let bias = match self.bias {
-            // SAFETY: the bias has a value for each filter.
-            Some(bias) if lanes == S::LANES => unsafe { simd.load(bias.add(first)) },
-            // SAFETY: as above.
-            Some(bias) => unsafe { simd.load_partial(bias.add(first), lanes) },
-            None => simd.splat(0.0),
-        };
-        Filters { first, lanes, bias }
+    pub(super) fn whole(&self, vectors: &Range<usize>) -> Range<usize> {
+        let start = vectors.start.max(usize::from(self.shift > 0)).min(vectors.end);
+        start..vectors.end.min((self.out_pixel + self.shift) / S::LANES).max(start)
     }
 
-    /// Adds bias and previous output, applies the limits and stores the output at (y, x); with `WHOLE`
-    /// all lanes.
+    /// The first filter of a vector.
+    #[inline(always)]
+    pub(super) fn first(&self, vector: usize) -> usize {
+        (vector * S::LANES).saturating_sub(self.shift)
+    }
+
+    /// The filters of a vector, as many as there are.
+    #[inline(always)]
+    pub(super) fn filters(&self, vector: usize) -> Filters {
+        let first = self.first(vector);
+        let lanes = ((vector + 1) * S::LANES - self.shift).min(self.out_pixel) - first;
+        Filters { first, lanes }
+    }
+
+    /// The bias of some filters.
+    #[inline(always)]
+    pub(super) fn bias(&self, Filters { first, lanes }: Filters) -> S::F32 {
+        match self.bias {
+            // SAFETY: the bias has a value for each filter.
+            Some(bias) if lanes == S::LANES => unsafe { self.simd.load(bias.add(first)) },
+            // SAFETY: as above.
+            Some(bias) => unsafe { self.simd.load_partial(bias.add(first), lanes) },
+            None => self.simd.splat(0.0),
+        }
+    }
+
+    /// A pixel's channels of some filters, one each; with `WHOLE` a vector of them.
     ///
     /// # Safety
-    /// The output is there and belongs to the caller alone.
+    /// `pixel` points to the first filter's channel of a pixel of the input.
     #[inline(always)]
-    unsafe fn finish<const WHOLE: bool>(&self, filters: Filters<S>, sum: S::F32, y: usize, x: usize) {
-        let simd = self.simd;
-        let Filters { first, lanes, bias } = filters;
-        let output = self.output.wrapping_add((y * self.out_width + x) * self.out_pixel + first);
-        let mut value = simd.add(sum, bias);
+    pub(super) unsafe fn channels<const WHOLE: bool>(&self, pixel: *const f32, filters: Filters) -> S::F32 {
+        // SAFETY: the pixel has as many channels as filters.
+        unsafe { if WHOLE { self.simd.load(pixel) } else { self.simd.load_partial(pixel, filters.lanes) } }
+    }
+
+    /// The weights of a K×K filter.
+    #[inline(always)]
+    pub(super) fn taps<const K: usize>(&self, filters: Filters) -> [[S::F32; K]; K] {
+        let mut taps = [[self.simd.splat(0.0); K]; K];
+        for (r, row) in taps.iter_mut().enumerate() {
+            for (s, tap) in row.iter_mut().enumerate() {
+                let packed = self.weights.wrapping_add((r * K + s) * self.tap + filters.first);
+                // SAFETY: the packed weights have whole vectors from every filter of every tap.
+                *tap = unsafe { self.simd.load(packed) };
+            }
+        }
+        taps
+    }
+
+    /// Where the outputs of some filters at (y, x) are.
+    #[inline(always)]
+    pub(super) fn output(&self, filters: Filters, y: usize, x: usize) -> *mut f32 {
+        self.output.wrapping_add((y * self.out_width + x) * self.out_pixel + filters.first)
+    }
+
+    /// Adds the previous output, applies the limits and stores an output; with `WHOLE` all lanes.
+    ///
+    /// # Safety
+    /// The output, one value for each of the filters, is there and belongs to the caller alone.
+    #[inline(always)]
+    pub(super) unsafe fn finish<const WHOLE: bool>(&self, filters: Filters, sum: S::F32, output: *mut f32) {
+        let (simd, lanes) = (self.simd, filters.lanes);
+        let mut value = sum;
         // SAFETY: `lanes` filters of this pixel are valid, by the caller's promise.
         unsafe {
             if self.accumulate {
@@ -219,129 +260,19 @@ impl<S: Simd> View<S> {
     }
 }
 
-/// K×K taps with stride T, unrolled; whole vectors, one filter a channel.
+/// K×K taps with stride T, unrolled; one filter a channel.
 struct Fixed<'a, S, const K: usize, const T: usize>(Rows<'a, S>);
 
 impl<S: Simd, const K: usize, const T: usize> SimdOp<S> for Fixed<'_, S, K, T> {
     type Output = ();
     #[inline(always)]
     fn eval(self, simd: S) {
-        let view = self.0.view(simd);
-        let (mut y, end) = (self.0.rows.start, self.0.rows.end);
-        while y < end {
-            if y + ROWS <= end {
-                fixed_rows::<S, K, T, 2>(view, &self.0.vectors, y);
-            } else {
-                fixed_rows::<S, K, T, 1>(view, &self.0.vectors, y);
-            }
-            y += ROWS;
-        }
-    }
-}
-
-/// R output rows, tile by tile; within a tile vector by vector, so that memory is read as it lies.
-#[inline(always)]
-fn fixed_rows<S: Simd, const K: usize, const T: usize, const R: usize>(
-    view: View<S>,
-    vectors: &Range<usize>,
-    y: usize,
-) {
-    let width = view.out_width;
-    let mut x = 0;
-    // Seven columns fit AVX-512's registers and divide the usual widths.
-    if const { S::LANES == 16 && 6 * T + K <= 15 } {
-        while x + 7 <= width {
-            fixed_tile::<S, K, T, R, 7>(view, vectors, y, x);
-            x += 7;
-        }
-    }
-    while x + 4 <= width {
-        fixed_tile::<S, K, T, R, 4>(view, vectors, y, x);
-        x += 4;
-    }
-    while x + 2 <= width {
-        fixed_tile::<S, K, T, R, 2>(view, vectors, y, x);
-        x += 2;
-    }
-    if x < width {
-        fixed_tile::<S, K, T, R, 1>(view, vectors, y, x);
-    }
-}
-
-/// R×P outputs from (y, x).
-#[inline(always)]
-fn fixed_tile<S: Simd, const K: usize, const T: usize, const R: usize, const P: usize>(
-    view: View<S>,
-    vectors: &Range<usize>,
-    y: usize,
-    x: usize,
-) {
-    let inside = x * T >= view.left && x * T + (P - 1) * T + K <= view.width + view.left;
-    for vector in vectors.clone() {
-        if inside {
-            fixed_vector::<S, K, T, R, P, true>(view, vector * S::LANES, y, x);
+        let Rows { rows, vectors, .. } = &self.0;
+        // Three rows of sums beside the weights fill 32 registers.
+        if const { S::MR * S::NV > 16 && K.div_ceil(T) <= 3 } {
+            slide::columns::<S, K, T>(self.0.view(simd), vectors, rows);
         } else {
-            fixed_vector::<S, K, T, R, P, false>(view, vector * S::LANES, y, x);
-        }
-    }
-}
-
-/// A vector of filters of R×P outputs from (y, x), which with `INSIDE` read no padding left or right.
-#[inline(always)]
-fn fixed_vector<
-    S: Simd,
-    const K: usize,
-    const T: usize,
-    const R: usize,
-    const P: usize,
-    const INSIDE: bool,
->(
-    view: View<S>,
-    first: usize,
-    y: usize,
-    x: usize,
-) {
-    let simd = view.simd;
-    let mut acc = [[simd.splat(0.0); P]; R];
-    // May wrap below zero: then the first column is padding and its address is not used.
-    let start = (x * T).wrapping_sub(view.left);
-    for row in 0..(R - 1) * T + K {
-        // May wrap below zero, which is no row either.
-        let iy = (y * T + row).wrapping_sub(view.top);
-        if iy >= view.height {
-            continue;
-        }
-        let input = view.input.wrapping_add(iy * view.in_row + first);
-        let input = input.wrapping_add(start.wrapping_mul(view.in_pixel));
-        let mut pixels = [simd.splat(0.0); MOST_COLUMNS];
-        for (column, loaded) in pixels.iter_mut().enumerate().take((P - 1) * T + K) {
-            let pixel = input.wrapping_add(column * view.in_pixel);
-            // Chosen by address, not by a branch around the load.
-            let pixel =
-                if INSIDE || start.wrapping_add(column) < view.width { pixel } else { ZEROS.as_ptr() };
-            // SAFETY: the pixel is inside the image and has this vector's channels, or it is padding.
-            *loaded = unsafe { simd.load(pixel) };
-        }
-        for (i, sums) in acc.iter_mut().enumerate() {
-            let r = row.wrapping_sub(i * T);
-            if r >= K {
-                continue;
-            }
-            for s in 0..K {
-                // SAFETY: the packed weights have whole vectors for every tap.
-                let weight = unsafe { simd.load(view.weights.wrapping_add((r * K + s) * view.tap + first)) };
-                for (j, sum) in sums.iter_mut().enumerate() {
-                    *sum = simd.mul_add(pixels[j * T + s], weight, *sum);
-                }
-            }
-        }
-    }
-    // SAFETY: the vector has all its filters.
-    let filters = unsafe { view.filters(first, S::LANES) };
-    for (i, row) in acc.iter().enumerate() {
-        for (j, &sum) in row.iter().enumerate() {
-            // SAFETY: the tile lies in the unit's rows and in the row.
-            unsafe { view.finish::<true>(filters, sum, y + i, x + j) };
+            tiles::rows::<S, K, T>(self.0.view(simd), vectors, rows);
         }
     }
 }
@@ -357,12 +288,10 @@ impl<S: Simd> SimdOp<S> for Any<'_, S> {
         let spec = &self.0.worker.spec;
         let Window { kernel, stride, dilation } = Window::of(spec);
         for vector in self.0.vectors.clone() {
-            let first = vector * S::LANES;
-            // SAFETY: as many filters are there.
-            let filters = unsafe { view.filters(first, S::LANES.min(spec.out_channels() - first)) };
+            let filters = view.filters(vector);
             for y in self.0.rows.clone() {
                 for x in 0..view.out_width {
-                    let mut acc = simd.splat(0.0);
+                    let mut acc = view.bias(filters);
                     for r in 0..kernel[0] {
                         let iy = (y * stride[0] + r * dilation[0]).wrapping_sub(view.top);
                         if iy >= view.height {
@@ -374,7 +303,8 @@ impl<S: Simd> SimdOp<S> for Any<'_, S> {
                                 continue;
                             }
                             let pixel = view.input.wrapping_add(iy * view.in_row + ix * view.in_pixel);
-                            let tap = view.weights.wrapping_add((r * kernel[1] + s) * view.tap + first);
+                            let tap =
+                                view.weights.wrapping_add((r * kernel[1] + s) * view.tap + filters.first);
                             // SAFETY: (iy, ix) is inside the image; the packed weights have whole vectors
                             // for every tap.
                             unsafe {
@@ -384,7 +314,7 @@ impl<S: Simd> SimdOp<S> for Any<'_, S> {
                         }
                     }
                     // SAFETY: the pixel lies in the unit's rows.
-                    unsafe { view.finish::<false>(filters, acc, y, x) };
+                    unsafe { view.finish::<false>(filters, acc, view.output(filters, y, x)) };
                 }
             }
         }
@@ -396,7 +326,7 @@ impl<S: Simd> SimdOp<S> for Any<'_, S> {
 /// # Safety
 /// `pixel` points to channel 0 of a pixel of the input.
 #[inline(always)]
-unsafe fn channels_of<S: Simd>(simd: S, pixel: *const f32, filters: Filters<S>, multiplier: usize) -> S::F32 {
+unsafe fn channels_of<S: Simd>(simd: S, pixel: *const f32, filters: Filters, multiplier: usize) -> S::F32 {
     let Filters { first, lanes, .. } = filters;
     if multiplier == 1 {
         // SAFETY: the pixel has `lanes` channels from the first.

@@ -40,6 +40,11 @@ pub(crate) trait SimdOp<S: Simd> {
 pub(crate) unsafe trait Simd: Copy + Send + Sync + fmt::Debug + 'static {
     /// The vector.
     type F32: Copy;
+    /// Some neighbouring lanes of a vector.
+    type Mask: Copy;
+    /// The same with vectors of half the length, where instructions for them use the same registers; else
+    /// the same.
+    type Half: Simd;
     /// f32s in a vector.
     const LANES: usize;
     /// Most rows of a register tile that is [`NV`](Self::NV) vectors wide: the accumulators
@@ -53,6 +58,11 @@ pub(crate) unsafe trait Simd: Copy + Send + Sync + fmt::Debug + 'static {
     /// Runs `op` compiled with this instruction set's features.
     fn vectorize<O: SimdOp<Self>>(self, op: O) -> O::Output;
 
+    /// Vectors of half the length.
+    fn half(self) -> Self::Half;
+
+    /// The lanes of a vector from `start` up to but not including `end`, both of which may lie beyond the last.
+    fn mask(self, start: usize, end: usize) -> Self::Mask;
     /// All lanes `x`.
     fn splat(self, x: f32) -> Self::F32;
     /// `a·b + c`, fused where the instruction set can.
@@ -66,7 +76,17 @@ pub(crate) unsafe trait Simd: Copy + Send + Sync + fmt::Debug + 'static {
     /// Lane by lane `if x < lo { lo } else if x > hi { hi } else { x }`, so NaN stays NaN.
     fn clamp(self, x: Self::F32, lo: Self::F32, hi: Self::F32) -> Self::F32;
     /// Of the `2·LANES` values of both, one after the other: those of even places, and those of odd ones.
-    fn unzip(self, a: Self::F32, b: Self::F32) -> (Self::F32, Self::F32);
+    #[inline(always)]
+    fn unzip(self, a: Self::F32, b: Self::F32) -> (Self::F32, Self::F32) {
+        let (even, odd) = self.unzip_mixed(a, b);
+        (self.in_order::<0>(even), self.in_order::<0>(odd))
+    }
+    /// [`unzip`](Self::unzip) with less work: lanes come in an order which [`in_order`](Self::in_order) makes
+    /// good, at any time later.
+    fn unzip_mixed(self, a: Self::F32, b: Self::F32) -> (Self::F32, Self::F32);
+    /// Lanes as [`unzip_mixed`](Self::unzip_mixed) leaves them, put in order, without the first `SKIP`; the last
+    /// `SKIP` lanes are zero.
+    fn in_order<const SKIP: usize>(self, v: Self::F32) -> Self::F32;
 
     /// Loads `LANES` f32s.
     ///
@@ -88,6 +108,11 @@ pub(crate) unsafe trait Simd: Copy + Send + Sync + fmt::Debug + 'static {
     /// # Safety
     /// `n <= LANES` and `p` is valid for writes of `n` f32s.
     unsafe fn store_partial(self, p: *mut f32, v: Self::F32, n: usize);
+    /// Loads the lanes of `mask`, zeros the others; touches nothing else.
+    ///
+    /// # Safety
+    /// `p`, which itself may point outside, plus each lane of `mask` is valid for reads.
+    unsafe fn load_masked(self, p: *const f32, mask: Self::Mask) -> Self::F32;
 }
 
 /// An instruction set that kernel bodies are compiled for, in ascending order of preference.

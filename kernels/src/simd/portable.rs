@@ -45,6 +45,9 @@ pub(crate) struct Wide;
 // SAFETY: the crate was compiled for the target features that `wide` uses.
 unsafe impl Simd for Wide {
     type F32 = V;
+    /// The first lane and the one after the last.
+    type Mask = (usize, usize);
+    type Half = Self;
     const LANES: usize = LANES;
     const MR: usize = shape::MR;
     const NV: usize = shape::NV;
@@ -54,6 +57,15 @@ unsafe impl Simd for Wide {
         op.eval(self)
     }
 
+    #[inline(always)]
+    fn half(self) -> Self {
+        self
+    }
+
+    #[inline(always)]
+    fn mask(self, start: usize, end: usize) -> (usize, usize) {
+        (start, end.min(LANES))
+    }
     #[inline(always)]
     fn splat(self, x: f32) -> V {
         V::splat(x)
@@ -81,10 +93,15 @@ unsafe impl Simd for Wide {
         hi.simd_lt(x).select(hi, x)
     }
     #[inline(always)]
-    fn unzip(self, a: V, b: V) -> (V, V) {
+    fn unzip_mixed(self, a: V, b: V) -> (V, V) {
         let (a, b) = (a.to_array(), b.to_array());
         let at = |i: usize| if i < LANES { a[i] } else { b[i - LANES] };
         (V::new(std::array::from_fn(|i| at(2 * i))), V::new(std::array::from_fn(|i| at(2 * i + 1))))
+    }
+    #[inline(always)]
+    fn in_order<const SKIP: usize>(self, v: V) -> V {
+        let lanes = v.to_array();
+        V::new(std::array::from_fn(|i| if i + SKIP < LANES { lanes[(i + SKIP) % LANES] } else { 0.0 }))
     }
 
     #[inline(always)]
@@ -116,5 +133,16 @@ unsafe impl Simd for Wide {
                 unsafe { *p.add(i) = lane };
             }
         }
+    }
+    #[inline(always)]
+    unsafe fn load_masked(self, p: *const f32, (start, end): (usize, usize)) -> V {
+        let mut lanes = [0.0; LANES];
+        for (i, lane) in lanes.iter_mut().enumerate() {
+            if (start..end).contains(&i) {
+                // SAFETY: by the caller's promise for lanes of the mask.
+                *lane = unsafe { *p.wrapping_add(i) };
+            }
+        }
+        V::new(lanes)
     }
 }

@@ -32,6 +32,12 @@ impl<S: Simd> SimdOp<S> for Check {
         let (even, odd) = s.unzip(va, vb);
         assert_eq!(values(even), both.iter().step_by(2).copied().collect::<Vec<_>>(), "{}", type_name::<S>());
         assert_eq!(values(odd), both[1..].iter().step_by(2).copied().collect::<Vec<_>>());
+        let mixed = s.unzip_mixed(va, vb).1;
+        for (skip, v) in [(1, s.in_order::<1>(mixed)), (2, s.in_order::<2>(mixed))] {
+            let mut want = values(odd)[skip..].to_vec();
+            want.resize(S::LANES, 0.0);
+            assert_eq!(values(v), want, "{}", type_name::<S>());
+        }
         for n in 0..=S::LANES {
             // SAFETY: n <= LANES elements are there to read and to write.
             let (loaded, stored) = unsafe {
@@ -44,12 +50,26 @@ impl<S: Simd> SimdOp<S> for Check {
                 assert_eq!(stored[i], if i < n { a[i] } else { 7.0 }, "{} store {n}", type_name::<S>());
             }
         }
+        for (start, end) in
+            (0..=S::LANES + 1).flat_map(|start| (0..=S::LANES + 1).map(move |end| (start, end)))
+        {
+            let mask = s.mask(start, end);
+            // SAFETY: LANES elements are there to read.
+            let loaded = values(unsafe { s.load_masked(a.as_ptr(), mask) });
+            for i in 0..S::LANES {
+                let on = (start..end).contains(&i);
+                assert_eq!(loaded[i], if on { a[i] } else { 0.0 }, "{} {start}..{end}", type_name::<S>());
+            }
+        }
     }
 }
 
 #[test]
 fn every_available_isa_computes_like_plain_arithmetic() {
-    on_every_isa!(s => s.vectorize(Check));
+    on_every_isa!(s => {
+        s.vectorize(Check);
+        s.half().vectorize(Check);
+    });
 }
 
 #[test]

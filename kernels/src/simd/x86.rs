@@ -29,6 +29,86 @@ impl Avx512 {
     }
 }
 
+/// Where `unzip_mixed` leaves the values from `skip` on, and after the last the first ones: it takes two of each
+/// vector in turns, within each four lanes.
+const fn places_when_mixed<const LANES: usize>(skip: usize) -> [i32; LANES] {
+    let mut places = [0; LANES];
+    let mut lane = 0;
+    while lane < LANES {
+        let i = (lane + skip) % LANES;
+        let (second, i) = (i / (LANES / 2), i % (LANES / 2));
+        places[lane] = (i / 2 * 4 + second * 2 + i % 2) as i32;
+        lane += 1;
+    }
+    places
+}
+
+/// What is the same for all vectors of 256 bits, whose tokens prove AVX2 and FMA.
+macro_rules! on_256_bits {
+    () => {
+        #[inline(always)]
+        fn splat(self, x: f32) -> __m256 {
+            // SAFETY: the token proves AVX2 and FMA.
+            unsafe { _mm256_set1_ps(x) }
+        }
+        #[inline(always)]
+        fn mul_add(self, a: __m256, b: __m256, c: __m256) -> __m256 {
+            // SAFETY: the token proves AVX2 and FMA.
+            unsafe { _mm256_fmadd_ps(a, b, c) }
+        }
+        #[inline(always)]
+        fn add(self, a: __m256, b: __m256) -> __m256 {
+            // SAFETY: the token proves AVX2 and FMA.
+            unsafe { _mm256_add_ps(a, b) }
+        }
+        #[inline(always)]
+        fn sub(self, a: __m256, b: __m256) -> __m256 {
+            // SAFETY: the token proves AVX2 and FMA.
+            unsafe { _mm256_sub_ps(a, b) }
+        }
+        #[inline(always)]
+        fn mul(self, a: __m256, b: __m256) -> __m256 {
+            // SAFETY: the token proves AVX2 and FMA.
+            unsafe { _mm256_mul_ps(a, b) }
+        }
+        #[inline(always)]
+        fn clamp(self, x: __m256, lo: __m256, hi: __m256) -> __m256 {
+            // `max` and `min` return their second operand when either is NaN.
+            // SAFETY: the token proves AVX2 and FMA.
+            unsafe { _mm256_min_ps(hi, _mm256_max_ps(lo, x)) }
+        }
+
+        #[inline(always)]
+        fn unzip_mixed(self, a: __m256, b: __m256) -> (__m256, __m256) {
+            // Within each half: a's two, then b's two.
+            // SAFETY: the token proves AVX2 and FMA.
+            unsafe { (_mm256_shuffle_ps::<0b10_00_10_00>(a, b), _mm256_shuffle_ps::<0b11_01_11_01>(a, b)) }
+        }
+        #[inline(always)]
+        fn in_order<const SKIP: usize>(self, v: __m256) -> __m256 {
+            let places = const { places_when_mixed::<8>(SKIP) };
+            // SAFETY: the token proves AVX2 and FMA; there are eight places.
+            let v = unsafe { _mm256_permutevar8x32_ps(v, _mm256_loadu_si256(places.as_ptr().cast())) };
+            if SKIP == 0 {
+                return v;
+            }
+            // SAFETY: as above; SKIP <= 8.
+            unsafe { _mm256_and_ps(v, _mm256_castsi256_ps(avx2_mask(8 - SKIP))) }
+        }
+
+        #[inline(always)]
+        unsafe fn load(self, p: *const f32) -> __m256 {
+            // SAFETY: the token proves AVX2; the caller's pointer is valid for 8 f32s.
+            unsafe { _mm256_loadu_ps(p) }
+        }
+        #[inline(always)]
+        unsafe fn store(self, p: *mut f32, v: __m256) {
+            // SAFETY: the token proves AVX2; the caller's pointer is valid for 8 f32s.
+            unsafe { _mm256_storeu_ps(p, v) }
+        }
+    };
+}
+
 /// `mask(n)` starts a load or store of the first `n` of 8 lanes: all ones, then zeros.
 static AVX2_MASKS: [i32; 16] = [-1, -1, -1, -1, -1, -1, -1, -1, 0, 0, 0, 0, 0, 0, 0, 0];
 
@@ -44,6 +124,8 @@ unsafe fn avx2_mask(n: usize) -> __m256i {
 // SAFETY: `Avx2` is only made by `detect`, after the CPU was asked.
 unsafe impl Simd for Avx2 {
     type F32 = __m256;
+    type Mask = __m256i;
+    type Half = Self;
     const LANES: usize = 8;
     // 12 accumulators, 2 operands and a broadcast of 16 registers.
     const MR: usize = 6;
@@ -59,57 +141,19 @@ unsafe impl Simd for Avx2 {
         unsafe { entry(self, op) }
     }
 
+    on_256_bits!();
+
     #[inline(always)]
-    fn splat(self, x: f32) -> __m256 {
-        // SAFETY: the token proves AVX2 and FMA.
-        unsafe { _mm256_set1_ps(x) }
-    }
-    #[inline(always)]
-    fn mul_add(self, a: __m256, b: __m256, c: __m256) -> __m256 {
-        // SAFETY: the token proves AVX2 and FMA.
-        unsafe { _mm256_fmadd_ps(a, b, c) }
-    }
-    #[inline(always)]
-    fn add(self, a: __m256, b: __m256) -> __m256 {
-        // SAFETY: the token proves AVX2 and FMA.
-        unsafe { _mm256_add_ps(a, b) }
-    }
-    #[inline(always)]
-    fn sub(self, a: __m256, b: __m256) -> __m256 {
-        // SAFETY: the token proves AVX2 and FMA.
-        unsafe { _mm256_sub_ps(a, b) }
-    }
-    #[inline(always)]
-    fn mul(self, a: __m256, b: __m256) -> __m256 {
-        // SAFETY: the token proves AVX2 and FMA.
-        unsafe { _mm256_mul_ps(a, b) }
-    }
-    #[inline(always)]
-    fn clamp(self, x: __m256, lo: __m256, hi: __m256) -> __m256 {
-        // `max` and `min` return their second operand when either is NaN.
-        // SAFETY: the token proves AVX2 and FMA.
-        unsafe { _mm256_min_ps(hi, _mm256_max_ps(lo, x)) }
-    }
-    #[inline(always)]
-    fn unzip(self, a: __m256, b: __m256) -> (__m256, __m256) {
-        // SAFETY: the token proves AVX2.
-        unsafe {
-            // Within each half: a's two, then b's two; the middle quarters then change places.
-            let order = |v| _mm256_castpd_ps(_mm256_permute4x64_pd::<0b11_01_10_00>(_mm256_castps_pd(v)));
-            (order(_mm256_shuffle_ps::<0b10_00_10_00>(a, b)), order(_mm256_shuffle_ps::<0b11_01_11_01>(a, b)))
-        }
+    fn half(self) -> Self {
+        self
     }
 
     #[inline(always)]
-    unsafe fn load(self, p: *const f32) -> __m256 {
-        // SAFETY: the token proves AVX2; the caller's pointer is valid for 8 f32s.
-        unsafe { _mm256_loadu_ps(p) }
+    fn mask(self, start: usize, end: usize) -> __m256i {
+        // SAFETY: the token proves AVX2; min(…) <= 8, so the masks lie in their table.
+        unsafe { _mm256_andnot_si256(avx2_mask(start.min(8)), avx2_mask(end.min(8))) }
     }
-    #[inline(always)]
-    unsafe fn store(self, p: *mut f32, v: __m256) {
-        // SAFETY: the token proves AVX2; the caller's pointer is valid for 8 f32s.
-        unsafe { _mm256_storeu_ps(p, v) }
-    }
+
     #[inline(always)]
     unsafe fn load_partial(self, p: *const f32, n: usize) -> __m256 {
         // SAFETY: the token proves AVX2; masked lanes are not read, the caller's pointer is valid
@@ -118,9 +162,33 @@ unsafe impl Simd for Avx2 {
     }
     #[inline(always)]
     unsafe fn store_partial(self, p: *mut f32, v: __m256, n: usize) {
-        // SAFETY: the token proves AVX2; masked lanes are not written, the caller's pointer is
-        // valid for the n <= 8 others.
-        unsafe { _mm256_maskstore_ps(p, avx2_mask(n), v) }
+        debug_assert!(n <= 8);
+        // In pieces: masked stores take many cycles on some CPUs.
+        // SAFETY: the token proves AVX2; the pieces add up to n, and the caller's pointer is valid for n <= 8
+        // f32s.
+        unsafe {
+            if n == 8 {
+                return _mm256_storeu_ps(p, v);
+            }
+            let (mut p, mut v, mut rest) = (p, _mm256_castps256_ps128(v), _mm256_extractf128_ps::<1>(v));
+            if n & 4 != 0 {
+                _mm_storeu_ps(p, v);
+                (p, v) = (p.add(4), rest);
+            }
+            rest = _mm_movehl_ps(v, v);
+            if n & 2 != 0 {
+                _mm_storel_pd(p.cast(), _mm_castps_pd(v));
+                (p, v) = (p.add(2), rest);
+            }
+            if n & 1 != 0 {
+                _mm_store_ss(p, v);
+            }
+        }
+    }
+    #[inline(always)]
+    unsafe fn load_masked(self, p: *const f32, mask: __m256i) -> __m256 {
+        // SAFETY: the token proves AVX2; the caller's pointer is valid for the lanes that are read.
+        unsafe { _mm256_maskload_ps(p, mask) }
     }
 }
 
@@ -133,6 +201,8 @@ fn avx512_mask(n: usize) -> __mmask16 {
 // SAFETY: `Avx512` is only made by `detect`, after the CPU was asked.
 unsafe impl Simd for Avx512 {
     type F32 = __m512;
+    type Mask = __mmask16;
+    type Half = Avx512Half;
     const LANES: usize = 16;
     // 28 accumulators, 2 operands and a broadcast of 32 registers.
     const MR: usize = 14;
@@ -148,6 +218,15 @@ unsafe impl Simd for Avx512 {
         unsafe { entry(self, op) }
     }
 
+    #[inline(always)]
+    fn half(self) -> Avx512Half {
+        Avx512Half(self)
+    }
+
+    #[inline(always)]
+    fn mask(self, start: usize, end: usize) -> __mmask16 {
+        avx512_mask(end.min(16)) & !avx512_mask(start.min(16))
+    }
     #[inline(always)]
     fn splat(self, x: f32) -> __m512 {
         // SAFETY: the token proves AVX-512.
@@ -180,12 +259,18 @@ unsafe impl Simd for Avx512 {
         unsafe { _mm512_min_ps(hi, _mm512_max_ps(lo, x)) }
     }
     #[inline(always)]
-    fn unzip(self, a: __m512, b: __m512) -> (__m512, __m512) {
+    fn unzip_mixed(self, a: __m512, b: __m512) -> (__m512, __m512) {
+        // Within each quarter: a's two, then b's two.
         // SAFETY: the token proves AVX-512.
+        unsafe { (_mm512_shuffle_ps::<0b10_00_10_00>(a, b), _mm512_shuffle_ps::<0b11_01_11_01>(a, b)) }
+    }
+    #[inline(always)]
+    fn in_order<const SKIP: usize>(self, v: __m512) -> __m512 {
+        let places = const { places_when_mixed::<16>(SKIP) };
+        // SAFETY: the token proves AVX-512; there are sixteen places.
         unsafe {
-            let even = _mm512_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30);
-            let odd = _mm512_setr_epi32(1, 3, 5, 7, 9, 11, 13, 15, 17, 19, 21, 23, 25, 27, 29, 31);
-            (_mm512_permutex2var_ps(a, even, b), _mm512_permutex2var_ps(a, odd, b))
+            let places = _mm512_loadu_si512(places.as_ptr().cast());
+            _mm512_maskz_permutexvar_ps(avx512_mask(16 - SKIP), places, v)
         }
     }
 
@@ -210,5 +295,70 @@ unsafe impl Simd for Avx512 {
         // SAFETY: the token proves AVX-512; masked lanes are not written, the caller's pointer is
         // valid for the n <= 16 others.
         unsafe { _mm512_mask_storeu_ps(p, avx512_mask(n), v) }
+    }
+    #[inline(always)]
+    unsafe fn load_masked(self, p: *const f32, mask: __mmask16) -> __m512 {
+        // SAFETY: the token proves AVX-512; the caller's pointer is valid for the lanes that are read.
+        unsafe { _mm512_maskz_loadu_ps(mask, p) }
+    }
+}
+
+/// Vectors of 256 bits with the registers and masks of AVX-512.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Avx512Half(Avx512);
+
+#[inline(always)]
+fn avx512_half_mask(n: usize) -> __mmask8 {
+    debug_assert!(n <= 8);
+    ((1u32 << n) - 1) as __mmask8
+}
+
+// SAFETY: it is only made of an `Avx512`, which proves AVX-512 VL, AVX2 and FMA among others.
+unsafe impl Simd for Avx512Half {
+    type F32 = __m256;
+    type Mask = __mmask8;
+    type Half = Self;
+    const LANES: usize = 8;
+    const MR: usize = Avx512::MR;
+    const NV: usize = Avx512::NV;
+
+    #[inline]
+    fn vectorize<O: SimdOp<Self>>(self, op: O) -> O::Output {
+        #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma")]
+        fn entry<O: SimdOp<Avx512Half>>(simd: Avx512Half, op: O) -> O::Output {
+            op.eval(simd)
+        }
+        // SAFETY: the token proves AVX-512 F, BW, DQ and VL, AVX2 and FMA.
+        unsafe { entry(self, op) }
+    }
+
+    on_256_bits!();
+
+    #[inline(always)]
+    fn half(self) -> Self {
+        self
+    }
+
+    #[inline(always)]
+    fn mask(self, start: usize, end: usize) -> __mmask8 {
+        avx512_half_mask(end.min(8)) & !avx512_half_mask(start.min(8))
+    }
+
+    #[inline(always)]
+    unsafe fn load_partial(self, p: *const f32, n: usize) -> __m256 {
+        // SAFETY: the token proves AVX-512 VL; masked lanes are not read, the caller's pointer is
+        // valid for the n <= 8 others.
+        unsafe { _mm256_maskz_loadu_ps(avx512_half_mask(n), p) }
+    }
+    #[inline(always)]
+    unsafe fn store_partial(self, p: *mut f32, v: __m256, n: usize) {
+        // SAFETY: the token proves AVX-512 VL; masked lanes are not written, the caller's pointer is
+        // valid for the n <= 8 others.
+        unsafe { _mm256_mask_storeu_ps(p, avx512_half_mask(n), v) }
+    }
+    #[inline(always)]
+    unsafe fn load_masked(self, p: *const f32, mask: __mmask8) -> __m256 {
+        // SAFETY: the token proves AVX-512 VL; the caller's pointer is valid for the lanes that are read.
+        unsafe { _mm256_maskz_loadu_ps(mask, p) }
     }
 }
