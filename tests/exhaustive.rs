@@ -6,16 +6,17 @@ use harness::strategy::Case;
 use harness::verify::{forms, run_case};
 use kernels::{ConvSpec, Layout, Padding, PlanOptions};
 
-/// The box: sizes 1 to 5, kernels to 3, strides to 3, paddings 0 to 2, dilations to 2, groups, layouts;
+/// The box: sizes 1 to 5, kernels to 3 and of 5, strides to 3, paddings 0 to 2, dilations to 2, groups, layouts;
 /// invalid combinations fall out.
 fn specs() -> Vec<ConvSpec> {
     let mut specs = Vec::new();
     let channels = [(1, 1, 1), (2, 3, 1), (3, 2, 1), (2, 4, 2), (3, 3, 3)];
     let windows = [([1, 1], [1, 1]), ([3, 3], [1, 1]), ([2, 3], [1, 1]), ([3, 2], [2, 1]), ([3, 3], [2, 2])];
-    let paddings = [[0, 0, 0, 0], [1, 1, 1, 1], [0, 1, 2, 0], [2, 0, 1, 2]];
+    let windows = windows.into_iter().chain([([5, 5], [1, 1])]);
+    let paddings = [[0, 0, 0, 0], [1, 1, 1, 1], [0, 1, 2, 0], [2, 0, 1, 2], [2, 2, 2, 2]];
     for (c, o, groups) in channels {
         for [height, width] in [[1, 1], [1, 4], [2, 3], [3, 3], [4, 5], [5, 4]] {
-            for (kernel, dilation) in windows {
+            for (kernel, dilation) in windows.clone() {
                 for stride in [[1, 1], [2, 2], [1, 3]] {
                     for [top, left, bottom, right] in paddings {
                         for layout in [Layout::Nchw, Layout::Nhwc] {
