@@ -10,6 +10,7 @@ use std::process::Command;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use harness::bench::{blank, sampling, verified};
+use harness::buffer::Buffer;
 use harness::data::{self, Kind, Tensors};
 use harness::engine::{Engine, Io, Refusal};
 use harness::layers::Layer;
@@ -49,7 +50,7 @@ fn engines() -> Vec<Box<dyn Engine>> {
 /// The buffers of a convolution.
 struct Buffers {
     tensors: Tensors,
-    output: RefCell<Vec<f32>>,
+    output: RefCell<Buffer>,
     workspace: RefCell<Workspace<'static>>,
 }
 

@@ -4,6 +4,7 @@
 use std::collections::HashSet;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use harness::buffer::Buffer;
 use harness::data;
 use harness::strategy::{Case, resizing_for};
 use harness::verify::{check_run, forms, on_all_cores, same_bits};
@@ -13,7 +14,7 @@ use proptest::test_runner::{Config, RngAlgorithm, TestCaseError, TestRng, TestRu
 const CASES: u32 = 150;
 
 /// What a plan gives for a case.
-fn output(plan: &dyn Plan, case: &Case, tensors: &data::Tensors) -> Result<Vec<f32>, ConvError> {
+fn output(plan: &dyn Plan, case: &Case, tensors: &data::Tensors) -> Result<Buffer, ConvError> {
     let mut output = tensors.previous.clone();
     let bias = case.with_bias.then_some(&tensors.bias[..]);
     plan.run(&tensors.input, bias, &mut output, &mut Workspace::default())?;

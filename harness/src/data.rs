@@ -4,6 +4,8 @@ use kernels::ConvSpec;
 use rand::{Rng, RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
+use crate::buffer::Buffer;
+
 /// What the numbers are like.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
@@ -26,20 +28,24 @@ impl Kind {
 #[derive(Clone, Debug, PartialEq)]
 pub struct Tensors {
     /// `spec.input_len()` values in the spec's layout.
-    pub input: Vec<f32>,
+    pub input: Buffer,
     /// `spec.weights_len()` values, OIHW.
-    pub weights: Vec<f32>,
+    pub weights: Buffer,
     /// `spec.out_channels()` values.
-    pub bias: Vec<f32>,
+    pub bias: Buffer,
     /// `spec.output_len()` values: what the output holds before a run that accumulates.
-    pub previous: Vec<f32>,
+    pub previous: Buffer,
 }
 
 /// Fills the buffers of a convolution.
 pub fn tensors(spec: &ConvSpec, kind: Kind, seed: u64) -> Tensors {
     let mut rng = ChaCha8Rng::seed_from_u64(seed);
-    let mut fill = |len: usize, f: &mut dyn FnMut(usize, &mut ChaCha8Rng) -> f32| -> Vec<f32> {
-        (0..len).map(|i| f(i, &mut rng)).collect()
+    let mut fill = |len: usize, f: &mut dyn FnMut(usize, &mut ChaCha8Rng) -> f32| -> Buffer {
+        let mut buffer = Buffer::zeros(len);
+        for (i, value) in buffer.iter_mut().enumerate() {
+            *value = f(i, &mut rng);
+        }
+        buffer
     };
     let terms = (spec.weights_len() / spec.out_channels()) as f32;
     match kind {

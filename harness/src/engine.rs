@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use kernels::{Accuracy, ConvSpec, ErrorModel, Kernel, Plan, PlanOptions, Workspace};
 
+use crate::buffer::Buffer;
 use crate::data::Tensors;
 use crate::pinning::Pool;
 use crate::record::Status;
@@ -42,7 +43,7 @@ pub struct Io<'a> {
     /// Input, weights and bias.
     pub tensors: &'a Tensors,
     /// The output, in the layout of the spec.
-    pub output: &'a RefCell<Vec<f32>>,
+    pub output: &'a RefCell<Buffer>,
     /// Scratch memory: in a network all layers share it.
     pub workspace: &'a RefCell<Workspace<'static>>,
 }

@@ -16,6 +16,7 @@
 
 pub mod bench;
 pub mod benchdnn;
+pub mod buffer;
 pub mod check;
 pub mod compare;
 pub mod data;

@@ -248,10 +248,10 @@ mod tests {
     fn agrees_with_a_sum_by_hand() {
         let spec: ConvSpec = "c1 h3 w3 o1 k2".parse().unwrap();
         let tensors = Tensors {
-            input: (1..=9).map(|i| i as f32).collect(),
-            weights: vec![1.0, 2.0, 3.0, 4.0],
-            bias: vec![0.5],
-            previous: vec![10.0; 4],
+            input: (1..=9).map(|i| i as f32).collect::<Vec<f32>>().into(),
+            weights: vec![1.0, 2.0, 3.0, 4.0].into(),
+            bias: vec![0.5].into(),
+            previous: vec![10.0; 4].into(),
         };
         let options = PlanOptions { accumulate: true, ..Default::default() };
         let oracle = Oracle::new(&spec, &tensors, &options, true, ErrorModel::Sum { k: 1.0 });

@@ -6,6 +6,7 @@ use kernels::{ConvSpec, Isa, Kernel, Plan, PlanOptions, Workspace};
 use proptest::strategy::{Strategy, ValueTree};
 use proptest::test_runner::{Config, RngAlgorithm, TestRng, TestRunner};
 
+use crate::buffer::Buffer;
 use crate::check::{Exactness, Sampling, verdict};
 use crate::data::{self, Kind};
 use crate::guard::Guarded;
@@ -59,7 +60,7 @@ pub fn run_case(kernel: &dyn Kernel, case: &Case) -> Result<(), String> {
     if case.options.threads > 1 {
         let options = PlanOptions { threads: 1, ..case.options };
         let single = kernel.plan(&case.spec, &tensors.weights, &options).map_err(|e| e.to_string())?;
-        let output = |plan: &dyn Plan| -> Result<Vec<f32>, String> {
+        let output = |plan: &dyn Plan| -> Result<Buffer, String> {
             let mut output = tensors.previous.clone();
             let bias = case.with_bias.then_some(&tensors.bias[..]);
             plan.run(&tensors.input, bias, &mut output, &mut Workspace::default())

@@ -6,6 +6,7 @@
 use std::cell::RefCell;
 use std::path::PathBuf;
 
+use harness::buffer::Buffer;
 use harness::data::{Kind, Tensors, tensors};
 use harness::engine::{Engine, Io};
 use harness::layers::Layer;
@@ -30,7 +31,7 @@ pub(crate) fn skip(name: &str, reason: &str) {
 /// A layer with buffers.
 pub(crate) struct Task {
     pub(crate) layer: Layer,
-    pub(crate) output: RefCell<Vec<f32>>,
+    pub(crate) output: RefCell<Buffer>,
     tensors: Tensors,
     workspace: RefCell<Workspace<'static>>,
 }

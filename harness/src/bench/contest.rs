@@ -8,6 +8,7 @@ use kernels::{CacheSizes, Isa, Workspace};
 use super::roofs::{roofs_for, set_roofs};
 use super::row::{FEW_POINTS, blank, sampling, verified};
 use super::{Observer, Request};
+use crate::buffer::Buffer;
 use crate::check::Sampling;
 use crate::data::{self, Kind, Tensors};
 use crate::engine::{Engine, Io, OURS, Prepared, Refusal};
@@ -44,7 +45,7 @@ struct Arena<'a> {
     /// Plans of a warm row at most.
     plans: usize,
     tensors: Vec<Tensors>,
-    outputs: Vec<RefCell<Vec<f32>>>,
+    outputs: Vec<RefCell<Buffer>>,
     workspace: RefCell<Workspace<'static>>,
     /// Read between cold runs, so many f32s each time.
     ballast: Vec<f32>,

@@ -6,14 +6,15 @@ use std::time::{Duration, Instant};
 
 use kernels::{ConvSpec, ErrorModel, Layout};
 
+use crate::buffer::Buffer;
 use crate::data::Tensors;
 
 /// The input in NCHW: where it lies, or a copy.
-pub(super) fn input<'a>(spec: &ConvSpec, tensors: &'a Tensors) -> Cow<'a, [f32]> {
+pub(super) fn input<'a>(spec: &ConvSpec, tensors: &'a Tensors) -> Cow<'a, Buffer> {
     match spec.layout() {
         Layout::Nchw => Cow::Borrowed(&tensors.input),
         Layout::Nhwc => {
-            let mut input = vec![0.0; tensors.input.len()];
+            let mut input = Buffer::zeros(tensors.input.len());
             transpose(&tensors.input, &mut input, in_pixels(spec), spec.in_channels());
             Cow::Owned(input)
         }
@@ -100,7 +101,7 @@ mod tests {
         assert_eq!(input[45 + 9 + 2], tensors.input[(9 + 2) * 37 + 1]);
         let mut back = vec![0.0; input.len()];
         store(&spec, &input, &mut back);
-        assert_eq!(back, tensors.input);
+        assert_eq!(back, tensors.input[..]);
         assert!(reorder(&spec, &tensors, &input).is_some());
         let spec: ConvSpec = "c3 h5 w9 o3 k1".parse().unwrap();
         assert_eq!(reorder(&spec, &tensors, &[]), None);

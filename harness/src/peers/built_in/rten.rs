@@ -10,6 +10,7 @@ use rten_tensor::prelude::*;
 use rten_tensor::{NdTensorView, TensorView};
 
 use super::{Made, Model, NO_RUN, nchw, one_line, timed};
+use crate::buffer::Buffer;
 use crate::data::Tensors;
 use crate::engine::Refusal;
 use crate::onnx;
@@ -19,7 +20,7 @@ struct Rten<'a> {
     graph: Graph,
     ends: (NodeId, NodeId),
     threads: Arc<ThreadPool>,
-    input: Cow<'a, [f32]>,
+    input: Cow<'a, Buffer>,
     shape: [usize; 4],
     last: Option<Value>,
     pool: &'a Pool,

@@ -12,6 +12,7 @@ use ort_sys::{
     os_char,
 };
 
+use crate::buffer::Buffer;
 use crate::peers::one_line;
 
 /// The oldest version whose table of functions holds what is declared here. The table only ever grows.
@@ -208,19 +209,19 @@ fn system_string(path: &OsStr) -> Vec<os_char> {
     path.as_encoded_bytes().iter().map(|&byte| byte as os_char).chain([0]).collect()
 }
 
-/// f32s whose address stays, to be written by the library.
-struct Buffer(*mut [f32]);
-
-impl Buffer {
-    fn new(len: usize) -> Self {
-        Buffer(Box::into_raw(vec![0.0; len].into_boxed_slice()))
-    }
+/// A buffer to be written by the library.
+struct Output {
+    /// Never reached while the library may write to it, only kept.
+    _memory: Buffer,
+    first: *mut f32,
+    len: usize,
 }
 
-impl Drop for Buffer {
-    fn drop(&mut self) {
-        // SAFETY: it was a box.
-        drop(unsafe { Box::from_raw(self.0) });
+impl Output {
+    fn new(len: usize) -> Self {
+        let mut memory = Buffer::zeros(len);
+        let first = memory.as_mut_ptr();
+        Output { _memory: memory, first, len }
     }
 }
 
@@ -230,12 +231,12 @@ pub(super) struct Session<'a> {
     binding: Owned<OrtIoBinding>,
     _values: [Owned<OrtValue>; 2],
     session: Owned<OrtSession>,
-    output: Buffer,
-    _input: Cow<'a, [f32]>,
+    output: Output,
+    _input: Cow<'a, Buffer>,
     library: &'a Library,
 }
 
-// SAFETY: what ONNX Runtime makes belongs to no thread, and the output is a box of f32s.
+// SAFETY: what ONNX Runtime makes belongs to no thread, and the output is memory of ours.
 unsafe impl Send for Session<'_> {}
 
 impl<'a> Session<'a> {
@@ -245,7 +246,7 @@ impl<'a> Session<'a> {
         model: &[u8],
         level: Level,
         threads: usize,
-        input: Cow<'a, [f32]>,
+        input: Cow<'a, Buffer>,
         input_shape: [usize; 4],
         output_shape: [usize; 4],
     ) -> Result<Self, String> {
@@ -268,10 +269,10 @@ impl<'a> Session<'a> {
                 }
             })
         };
-        let output = Buffer::new(output_shape.iter().product());
+        let output = Output::new(output_shape.iter().product());
         // The library does not write to inputs.
         let x = value(input.as_ptr().cast_mut(), input.len(), input_shape)?;
-        let y = value(output.0.cast(), output.0.len(), output_shape)?;
+        let y = value(output.first, output.len, output_shape)?;
         let binding = own(api, api.ReleaseIoBinding, |out| {
             // SAFETY: the session is alive.
             unsafe { (api.CreateIoBinding)(session.pointer, out) }
@@ -296,7 +297,7 @@ impl<'a> Session<'a> {
     /// The output of the last run.
     pub(super) fn output(&self) -> &[f32] {
         // SAFETY: it is ours, and written only by runs, which borrow the whole mutably.
-        unsafe { &*self.output.0 }
+        unsafe { std::slice::from_raw_parts(self.output.first, self.output.len) }
     }
 }
 

@@ -29,6 +29,7 @@ use self::api::{Level, Library, SPIN_US, Session, write_optimized};
 use super::made::{self, Made};
 use super::missing::Missing;
 use super::{Paths, nchw};
+use crate::buffer::Buffer;
 use crate::engine::{Engine, Io, Prepared, Refusal};
 use crate::onnx::{self, proto::Model};
 use crate::pinning::Pool;
@@ -120,7 +121,7 @@ impl OnnxRuntime {
 struct Task<'a> {
     spec: ConvSpec,
     model: Vec<u8>,
-    input: Cow<'a, [f32]>,
+    input: Cow<'a, Buffer>,
 }
 
 impl Task<'_> {
@@ -129,7 +130,7 @@ impl Task<'_> {
         &self,
         library: &'i Library,
         choice: Choice,
-        input: Cow<'i, [f32]>,
+        input: Cow<'i, Buffer>,
         pool: &Pool,
     ) -> Result<(Session<'i>, Duration), Refusal> {
         let (x, y) = (nchw::input_shape(&self.spec), nchw::output_shape(&self.spec));
