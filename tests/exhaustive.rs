@@ -10,7 +10,7 @@ use kernels::{ConvSpec, Layout, Padding, PlanOptions};
 /// invalid combinations fall out.
 fn specs() -> Vec<ConvSpec> {
     let mut specs = Vec::new();
-    let channels = [(1, 1, 1), (2, 3, 1), (3, 2, 1), (2, 4, 2), (3, 3, 3)];
+    let channels = [(1, 1, 1), (2, 3, 1), (3, 2, 1), (2, 4, 2), (3, 3, 3), (16, 6, 2)];
     let windows = [([1, 1], [1, 1]), ([3, 3], [1, 1]), ([2, 3], [1, 1]), ([3, 2], [2, 1]), ([3, 3], [2, 2])];
     let windows = windows.into_iter().chain([([5, 5], [1, 1])]);
     let paddings = [[0, 0, 0, 0], [1, 1, 1, 1], [0, 1, 2, 0], [2, 0, 1, 2], [2, 2, 2, 2]];

@@ -45,7 +45,7 @@
 //! in registers and the tile on the stack.
 //!
 //! # Supports and refuses
-//! 3×3 or 5×5 kernels with stride 1 and dilation 1, any groups, padding, size and batch.
+//! 3×3 or 5×5 kernels with stride 1 and dilation 1, groups of at least 8 channels, any padding, size and batch.
 //!
 //! # Error model
 //! [`ErrorModel::Winograd`]: pixels of a tile are mixed, so an output carries rounding errors of its
@@ -119,6 +119,12 @@ fn supports_variant<V: Variant>(spec: &ConvSpec) -> Result<(), String> {
     if [dh, dw] != [1, 1] {
         return Err(format!("dilation {dh}x{dw} (needs 1x1)"));
     }
+    if spec.groups() > 1 && spec.group_in_channels() < FEWEST_CHANNELS {
+        return Err(format!(
+            "{} channels in a group (needs at least {FEWEST_CHANNELS}, or a single group)",
+            spec.group_in_channels()
+        ));
+    }
     if body::scratch_bound::<V>(spec).is_none_or(|len| len > MOST_SCRATCH) {
         return Err(format!(
             "{} channels of rows of {} outputs (needs at most {MOST_SCRATCH} f32s of scratch memory)",
@@ -128,6 +134,9 @@ fn supports_variant<V: Variant>(spec: &ConvSpec) -> Result<(), String> {
     }
     Ok(())
 }
+
+/// Fewest channels of one group among several: below, transforms are all that is done.
+const FEWEST_CHANNELS: usize = 8;
 
 /// Most f32s of scratch memory for a thread: 64 MiB, beyond what any real layer needs.
 const MOST_SCRATCH: usize = 16 << 20;
