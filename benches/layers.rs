@@ -129,7 +129,8 @@ struct Progress {
 impl Observer for Progress {
     fn next(&mut self, layer: &Layer, threads: usize, _: Clock) {
         self.done += 1;
-        println!("ranking {}/{}: {}, {threads} threads", self.done, self.of, layer.name);
+        let plural = if threads == 1 { "" } else { "s" };
+        println!("ranking {}/{}: {}, {threads} thread{plural}", self.done, self.of, layer.name);
     }
 
     fn rows(&mut self, _: &[Record]) {}
