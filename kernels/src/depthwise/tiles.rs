@@ -1,5 +1,5 @@
-//! [`depthwise`](super) in NHWC where [`slide`](super::slide) lacks registers: tiles of a few output rows and columns, input row by input
-//! row.
+//! [`depthwise`](super) in NHWC where [`slide`](super::slide) lacks registers: tiles of a few output rows and
+//! columns, input row by input row.
 
 use std::ops::Range;
 
