@@ -317,6 +317,13 @@ fn accuracy_says_what_auto_may_take() {
 }
 
 #[test]
+fn auto_may_measure() {
+    let bench = ["bench", "--spec", "c8 h12 w12 o8 k3 p1", "--time", "0.002", "--kernel", "auto,direct"];
+    assert!(good(&[&bench[..], &["--effort", "measure"]].concat()).contains("auto = "));
+    refusal(&[&bench[..], &["--effort", "guess"]].concat());
+}
+
+#[test]
 fn the_rest() {
     assert!(good(&["--version"]).starts_with("convbench 0."));
     for shell in ["bash", "zsh", "fish"] {

@@ -236,7 +236,7 @@ pub fn case_for(kernel: &'static dyn Kernel) -> impl Strategy<Value = Case> {
     (spec_for(kernel), how, 0..u64::MAX).prop_map(
         |(spec, (threads, activation, accumulate, accuracy, with_bias, kind, offset), seed)| Case {
             spec,
-            options: PlanOptions { threads, activation, accumulate, accuracy },
+            options: PlanOptions { threads, activation, accumulate, accuracy, ..Default::default() },
             with_bias,
             kind,
             offset,

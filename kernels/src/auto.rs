@@ -9,7 +9,8 @@ use crate::cpu::Rates;
 use crate::error::{ConvError, Unavailable};
 #[cfg(feature = "winograd")]
 use crate::kernel::Accuracy;
-use crate::kernel::{Plan, PlanOptions};
+use crate::kernel::{Effort, Plan, PlanOptions};
+use crate::measured;
 use crate::registry;
 use crate::simd::Isa;
 use crate::spec::{ConvSpec, Layout};
@@ -96,12 +97,20 @@ fn lanes_should_be_pixels(c: Context<'_>) -> bool {
         < channels * filters + 1.8 * lanes * (channels + filters)
 }
 
-/// What `auto` takes for a convolution, and why.
+/// What `auto` takes for a convolution, and why. With [`Effort::Measure`] what was measured before; where nothing
+/// was, what it would take without measuring.
 ///
 /// # Errors
 /// When `CONV_ISA` holds something that is no instruction set.
 pub fn explain(spec: &ConvSpec, options: &PlanOptions) -> Result<Choice, Unavailable> {
     let isa = Isa::best()?;
+    if options.effort == Effort::Measure
+        && let Some(algorithm) = measured::known(spec, options, isa)
+        && registry::kernel(algorithm)
+            .is_ok_and(|kernel| kernel.supports(spec).is_ok() && kernel.accuracy() <= options.accuracy)
+    {
+        return Ok(choice(algorithm, isa, "measured to be the fastest, or so a list of choices says"));
+    }
     Ok(choose(Context {
         spec,
         options,
@@ -123,8 +132,14 @@ fn choose_among(context: Context<'_>, has: &dyn Fn(&str) -> bool) -> Choice {
         .filter_map(|rule| Some((rule, registry::kernel(rule.algorithm).ok()?)))
         .find(|(rule, kernel)| (rule.when)(context) && kernel.supports(context.spec).is_ok())
         .unwrap_or_else(|| unreachable!("naive supports everything and is in every build"));
-    let has_isas = registry::kernels().any(|k| k.algorithm() == kernel.algorithm() && k.isa().is_some());
-    Choice { algorithm: rule.algorithm, isa: has_isas.then_some(context.isa), reason: rule.reason }
+    debug_assert_eq!(kernel.algorithm(), rule.algorithm);
+    choice(rule.algorithm, context.isa, rule.reason)
+}
+
+/// The choice of an algorithm.
+fn choice(algorithm: &'static str, isa: Isa, reason: &'static str) -> Choice {
+    let has_isas = registry::kernels().any(|k| k.algorithm() == algorithm && k.isa().is_some());
+    Choice { algorithm, isa: has_isas.then_some(isa), reason }
 }
 
 pub(crate) fn plan(
@@ -133,8 +148,14 @@ pub(crate) fn plan(
     weights: &[f32],
     options: &PlanOptions,
 ) -> Result<Box<dyn Plan>, ConvError> {
-    let choice = explain(spec, options)
-        .map_err(|reason| ConvError::Unavailable { kernel: "auto".to_owned(), reason })?;
+    let unavailable = |reason| ConvError::Unavailable { kernel: "auto".to_owned(), reason };
+    if options.effort == Effort::Measure {
+        let isa = Isa::best().map_err(unavailable)?;
+        if measured::known(spec, options, isa).is_none() {
+            return measured::plan(spec, weights, options, isa);
+        }
+    }
+    let choice = explain(spec, options).map_err(unavailable)?;
     registry::kernel(choice.algorithm)?.plan(spec, weights, options)
 }
 

@@ -187,6 +187,15 @@ pub enum ConvError {
         /// What would be right.
         expected: &'static str,
     },
+    /// A line of text is not a choice of [`choices`](crate::choices).
+    Choices {
+        /// Its number, from 1.
+        line: usize,
+        /// Its text, at most 80 characters.
+        text: String,
+        /// What it must have.
+        expected: &'static str,
+    },
     /// A plan cannot be resized to a convolution that differs in more than its size.
     Resize {
         /// The field of [`ConvSpec`] that differs.
@@ -220,6 +229,9 @@ impl fmt::Display for ConvError {
             }
             ConvError::Option { option, value, expected } => {
                 write!(f, "option {option} is {value}, but must be {expected}")
+            }
+            ConvError::Choices { line, text, expected } => {
+                write!(f, "line {line}, `{text}`, is no choice: it must have {expected}")
             }
             ConvError::Resize { field, actual, expected } => write!(
                 f,

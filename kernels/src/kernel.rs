@@ -195,6 +195,18 @@ pub enum Accuracy {
     Relaxed,
 }
 
+/// How `auto` finds the fastest kernel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum Effort {
+    /// By rules and estimates, without running anything.
+    #[default]
+    Estimate,
+    /// By running every kernel that may be taken on the convolution, for up to about a quarter of a second beside
+    /// their plans; with buffers of its own for input and output. What was chosen is remembered for the next plan
+    /// of the same convolution, see [`choices`](crate::choices).
+    Measure,
+}
+
 /// How to prepare a convolution. Write `PlanOptions { threads: 4, ..Default::default() }`.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct PlanOptions {
@@ -209,11 +221,19 @@ pub struct PlanOptions {
     /// Which algorithms `auto` and `winograd` may choose. A kernel asked for by its own name is taken, except
     /// Winograd's under [`Accuracy::Strict`].
     pub accuracy: Accuracy,
+    /// How `auto` finds the fastest kernel; others ignore it.
+    pub effort: Effort,
 }
 
 impl Default for PlanOptions {
     fn default() -> Self {
-        PlanOptions { threads: 1, activation: None, accumulate: false, accuracy: Accuracy::Standard }
+        PlanOptions {
+            threads: 1,
+            activation: None,
+            accumulate: false,
+            accuracy: Accuracy::Standard,
+            effort: Effort::Estimate,
+        }
     }
 }
 

@@ -138,6 +138,7 @@ mod gemm;
 #[cfg(feature = "im2col")]
 mod im2col;
 mod kernel;
+mod measured;
 mod microkernel;
 mod naive;
 mod packed;
@@ -157,7 +158,8 @@ mod workspace;
 pub use auto::{Choice, explain};
 pub use cache::CacheSizes;
 pub use error::{ConvError, SpecError, Unavailable, Unsupported};
-pub use kernel::{Accuracy, Activation, ErrorModel, Kernel, Plan, PlanOptions, WinogradTransform};
+pub use kernel::{Accuracy, Activation, Effort, ErrorModel, Kernel, Plan, PlanOptions, WinogradTransform};
+pub use measured::{add_choices, choices};
 pub use registry::{kernel, kernels};
 pub use simd::Isa;
 pub use spec::{ConvSpec, ConvSpecBuilder, Layout, Padding};

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use harness::layers::Layer;
 use harness::record::Clock;
-use kernels::{Accuracy, ConvSpec, Layout};
+use kernels::{Accuracy, ConvSpec, Effort, Layout};
 
 /// Convolution kernels: what there is, what they compute, how fast, and whether it is right.
 #[derive(Debug, Parser)]
@@ -121,6 +121,21 @@ impl From<AccuracyArg> for Accuracy {
     }
 }
 
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum EffortArg {
+    Estimate,
+    Measure,
+}
+
+impl From<EffortArg> for Effort {
+    fn from(effort: EffortArg) -> Self {
+        match effort {
+            EffortArg::Estimate => Effort::Estimate,
+            EffortArg::Measure => Effort::Measure,
+        }
+    }
+}
+
 #[derive(Debug, Args)]
 pub(crate) struct Run {
     /// The kernel's id, e.g. auto or direct/avx2
@@ -225,6 +240,9 @@ pub(crate) struct What {
     /// Which rounding errors our kernels may have: those of summing, about twice, or about eight times those
     #[arg(long, default_value = "standard")]
     pub(crate) accuracy: AccuracyArg,
+    /// How auto finds the fastest kernel: by rules, or by timing all of them when it plans
+    #[arg(long, default_value = "estimate")]
+    pub(crate) effort: EffortArg,
     /// Numbers of threads, separated by commas
     #[arg(long, value_name = "N,…", value_delimiter = ',', default_value = "1")]
     pub(crate) threads: Vec<usize>,
