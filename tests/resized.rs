@@ -67,7 +67,7 @@ fn random_sizes() {
         });
         assert!(result.is_ok(), "{}: {}", kernel.id(), result.unwrap_err());
         let (resized, same) = (resized.into_inner(), same.into_inner());
-        assert!(resized > CASES as usize * 4 / 5, "{}: only {resized} are resized", kernel.id());
+        assert!(resized > CASES as usize * 9 / 10, "{}: only {resized} are resized", kernel.id());
         assert!(same > CASES as usize / 2, "{}: only {same} have the bits of a new plan", kernel.id());
     });
 }

@@ -17,18 +17,34 @@ fn measured() -> &'static str {
         let path = folder.path("measured.jsonl");
         let spec = ["bench", "--spec", "c8 h12 w12 o8 k3 p1", "--kernel", "auto,direct,im2col-gemm,naive"];
         good(&[&spec[..], &["--time", "0.05", "--json", &path]].concat());
-        fs::read_to_string(path).unwrap()
+        changed(&fs::read_to_string(path).unwrap(), calm)
     })
 }
 
-/// The measured rows, each with what a function makes of it.
-fn each_row(change: impl Fn(&mut Value)) -> String {
+/// A row as a quiet machine would have measured it: how much this one is loaded decides no test.
+fn calm(row: &mut Value) {
+    let median = row["median_ns"].as_f64().unwrap();
+    (row["ci_low_ns"], row["ci_high_ns"]) = ((median * 0.99).into(), (median * 1.01).into());
+    if row["role"] == "aa" {
+        for (field, ratio) in [("ratio", 1.0), ("ratio_low", 0.99), ("ratio_high", 1.01)] {
+            row[field] = ratio.into();
+        }
+    }
+}
+
+/// Each row of a text with what a function makes of it.
+fn changed(text: &str, change: impl Fn(&mut Value)) -> String {
     let line = |line: &str| {
         let mut row: Value = serde_json::from_str(line).unwrap();
         change(&mut row);
         row.to_string() + "\n"
     };
-    measured().lines().map(line).collect()
+    text.lines().map(line).collect()
+}
+
+/// The measured rows, each with what a function makes of it.
+fn each_row(change: impl Fn(&mut Value)) -> String {
+    changed(measured(), change)
 }
 
 fn slower(row: &mut Value, factor: f64) {
@@ -43,24 +59,23 @@ fn compare_fails_on_what_got_slower() {
     let base = folder.write("base", measured());
     assert!(good(&["compare", &base, &base]).contains("0 faster, 0 slower, 4 ties"));
 
-    // So much that no load of the machine while the rows were measured hides it.
-    let much = each_row(|row| {
+    let twice = each_row(|row| {
         if row["requested"] == "direct" {
-            slower(row, 16.0);
+            slower(row, 2.0);
         }
     });
-    let worse = folder.write("worse", much);
+    let worse = folder.write("worse", twice);
     let output = convbench(&["compare", &base, &worse]);
     assert_eq!(output.status.code(), Some(1));
     assert!(stderr(&output).contains("1 of 4 rows are slower by more than 5 %"), "{}", stderr(&output));
     // The other way round it is faster; with a wide threshold slower is no failure.
     good(&["compare", &worse, &base]);
-    good(&["compare", &base, &worse, "--threshold", "95"]);
+    good(&["compare", &base, &worse, "--threshold", "60"]);
     let output = convbench(&["compare", &base, &worse, "--json"]);
     let rows: Value = serde_json::from_slice(&output.stdout).unwrap();
     let direct = rows.as_array().unwrap().iter().find(|row| row["requested"] == "direct").unwrap();
     assert_eq!(direct["verdict"], "slower");
-    assert!((direct["speed"].as_f64().unwrap() - 0.0625).abs() < 1e-9);
+    assert!((direct["speed"].as_f64().unwrap() - 0.5).abs() < 1e-9);
 }
 
 #[test]
@@ -99,7 +114,7 @@ fn regret_is_of_auto() {
     let slow = each_row(|row| {
         if row["requested"] == "auto" {
             row["kernel"] = "other".into();
-            slower(row, 16.0);
+            slower(row, 3.0);
         }
     });
     let file = folder.write("slow", slow);

@@ -252,7 +252,10 @@ pub fn resizing_for(kernel: &'static dyn Kernel) -> impl Strategy<Value = (ConvS
     (case_for(kernel), size).prop_map(move |(case, (batch, [height, width], [top, left, bottom, right]))| {
         let other = case.spec.to_builder().batch(batch).input_size(height, width);
         let padded = other.clone().padding(Padding { top, left, bottom, right });
-        let origin = [padded, other]
+        // Large enough for any window.
+        let [reach_y, reach_x] = case.spec.dilated_kernel();
+        let large = other.clone().input_size(height + reach_y, width + reach_x);
+        let origin = [padded, other, large]
             .into_iter()
             .filter_map(|builder| builder.build().ok())
             .find(|spec| kernel.supports(spec).is_ok())
