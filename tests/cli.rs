@@ -120,12 +120,12 @@ fn run_refuses_bad_input_and_leaves_no_file() {
     let w = write_array(&folder, "w.npy", &[1, 2, 2, 2], &[0.; 8]);
     let b = write_array(&folder, "b.npy", &[2], &[0.; 2]);
     let y = folder.path("y.npy");
-    let before = folder.names();
+    let before = folder.names("");
     let run = |kernel: &str, more: &[&str]| {
         let args =
             [&["run", "--kernel", kernel, "--input", &x, "--weights", &w, "--output", &y], more].concat();
         let message = refusal(&args);
-        assert_eq!(folder.names(), before, "{more:?}");
+        assert_eq!(folder.names(""), before, "{more:?}");
         message
     };
     assert!(run("fft", &[]).contains("fft") && run("fft", &[]).contains("direct"));
@@ -168,7 +168,7 @@ fn bench_writes_complete_rows() {
         "--roofs",
     ]);
     assert!(text.contains("GFLOP/s"), "{text}");
-    assert_eq!(folder.names(), ["rows.jsonl"]);
+    assert_eq!(folder.names(""), ["rows.jsonl"]);
     let rows: Vec<Value> =
         fs::read_to_string(&path).unwrap().lines().map(|line| serde_json::from_str(line).unwrap()).collect();
     assert_eq!(rows.len(), 3);
@@ -239,10 +239,9 @@ fn bench_refuses_bad_input() {
     assert!(refusal(&["bench", "--spec", "c1 h2 w2 o1 k3"]).contains("3"));
     assert!(refusal(&["bench", "--network", "vgg17"]).contains("known are"));
     assert!(refusal(&["bench", "--layers", "absent.txt"]).contains("absent.txt"));
-    let file = folder.path("layers.txt");
-    fs::write(&file, "good 1 c1 h3 w3 o1 k3\nbad c1 h3 w3 o1 k3\n").unwrap();
+    let file = folder.write("layers.txt", "good 1 c1 h3 w3 o1 k3\nbad c1 h3 w3 o1 k3\n");
     assert!(refusal(&["bench", "--layers", &file]).contains("layers.txt:2: `c1` is no count"));
-    fs::write(&file, [0xff, 0xfe]).unwrap();
+    folder.write("layers.txt", [0xff, 0xfe]);
     refusal(&["bench", "--layers", &file]);
     assert!(refusal(&["bench", "--kernel", "fft"]).contains("fft"));
     assert!(refusal(&["bench", "--threads", "0"]).contains("--threads is 0"));
@@ -370,7 +369,7 @@ fn an_interrupted_bench_keeps_its_rows() {
     assert!(status.success());
     let output = child.wait_with_output().unwrap();
     assert_eq!(output.status.code(), Some(1));
-    assert_eq!(folder.names(), ["rows.jsonl"]);
+    assert_eq!(folder.names(""), ["rows.jsonl"]);
     let text = fs::read_to_string(&path).unwrap();
     let lines: Vec<Value> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
     assert!(lines.len() >= 3, "{text}");

@@ -8,7 +8,36 @@ use harness::layers::{self, Layer, Skipped};
 use harness::onnx::{self, proto};
 use proptest::prelude::*;
 
-use models::{Model, int, ints, resnet50, text, value_info, window};
+use models::{Model, int, ints, resnet50, value_info, window};
+
+/// What only these tests ask of a model.
+impl Model {
+    fn numbers(&mut self, name: &str, values: &[i64]) -> String {
+        self.graph.initializer.push(proto::Tensor {
+            name: name.to_owned(),
+            dims: vec![values.len() as i64],
+            data_type: 7,
+            raw_data: values.iter().flat_map(|n| n.to_le_bytes()).collect(),
+            ..Default::default()
+        });
+        name.to_owned()
+    }
+
+    fn layers(&self) -> Result<(Vec<Layer>, Vec<Skipped>), String> {
+        onnx::layers(&self.bytes(), "net.onnx").map_err(|error| error.to_string())
+    }
+
+    /// The one line of a refusal.
+    fn refusal(&self) -> String {
+        let message = self.layers().unwrap_err();
+        assert!(message.starts_with("net.onnx: ") && message.lines().count() == 1, "{message}");
+        message
+    }
+}
+
+fn text(name: &str, value: &str) -> proto::Attribute {
+    proto::Attribute { name: name.to_owned(), s: value.as_bytes().to_vec(), kind: 3, ..Default::default() }
+}
 
 /// Shapes with their counts.
 fn shapes(layers: &[Layer]) -> BTreeMap<String, usize> {

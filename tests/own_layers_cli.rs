@@ -37,9 +37,11 @@ fn the_command_line_takes_three_formats() {
 #[test]
 fn the_command_line_refuses_in_one_line() {
     let folder = Folder::new("layers-refusals");
+    let json = folder.path("rows.jsonl");
     let refused = |args: &[&str], want: &str| {
-        let message = refusal(&[&["bench"], args].concat());
+        let message = refusal(&[&["bench", "--json", &json], args].concat());
         assert!(message.contains(want), "{message}\nlacks {want}");
+        assert!(!folder.names("").iter().any(|name| name.starts_with("rows")), "{message}");
     };
     let file = |name: &str, bytes: &[u8]| folder.write(name, bytes);
     refused(&["--problem", "ic3ih9oc4"], "kh is missing");

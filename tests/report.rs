@@ -5,7 +5,7 @@ mod common;
 use std::fs;
 use std::path::Path;
 
-use common::{Folder, good, names, refusal};
+use common::{Folder, good, refusal};
 
 /// Rows of a tiny layer, in a file of a folder's; its path.
 fn rows(folder: &Folder) -> String {
@@ -22,7 +22,7 @@ fn report_writes_three_files() {
     let target = folder.path("new/report");
     let text = good(&["report", &rows, "--output", &target]);
     assert!(text.contains("auto is fastest on") && text.contains("index.html"), "{text}");
-    assert_eq!(names(&target), ["index.html", "report.md", "rows.csv"]);
+    assert_eq!(folder.names("new/report"), ["index.html", "report.md", "rows.csv"]);
     let page = fs::read_to_string(folder.path("new/report/index.html")).unwrap();
     assert!(page.starts_with("<!DOCTYPE html>") && page.ends_with("</html>\n"));
     assert!(page.contains("n1 c2 h6 w6 o4 k3x3 s1x1 p1,1,1,1 d1x1 g1") && page.contains("Roofline"));
@@ -41,7 +41,6 @@ fn report_refuses_bad_input_and_leaves_no_file() {
     let rows = rows(&folder);
     let text = fs::read_to_string(&rows).unwrap();
     let target = folder.path("report");
-    let bad = folder.path("bad.jsonl");
     let cases = [
         (String::new(), "bad.jsonl: holds no row"),
         (text[..text.len() - 30].to_owned(), "bad.jsonl:4: is no row"),
@@ -49,7 +48,7 @@ fn report_refuses_bad_input_and_leaves_no_file() {
         (text.replacen("\"count\":1", "\"cuont\":1", 1), "bad.jsonl:1: unknown field `cuont`"),
     ];
     for (content, want) in cases {
-        fs::write(&bad, content).unwrap();
+        let bad = folder.write("bad.jsonl", content);
         let message = refusal(&["report", &rows, &bad, "--output", &target]);
         assert!(message.contains(want), "{message}");
         assert!(!Path::new(&target).exists());

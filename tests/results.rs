@@ -95,6 +95,7 @@ fn bad_results_are_refused() {
     let newer = folder.write("newer", each_row(|row| row["schema"] = 9.into()));
     let unknown = folder.write("unknown", each_row(|row| row["colour"] = 1.into()));
     let none = folder.write("none", each_row(|row| row["layer"] = "other".into()));
+    let before = folder.names("");
     for (bad, what) in [
         (cut.as_str(), "is no row of results"),
         (&newer, "has version 9"),
@@ -106,6 +107,7 @@ fn bad_results_are_refused() {
     }
     assert!(refusal(&["regret", &cut]).contains("is no row of results"));
     assert!(refusal(&["compare", &right, &right, "--threshold=-1"]).contains("--threshold is -1"));
+    assert_eq!(folder.names(""), before);
 }
 
 #[test]

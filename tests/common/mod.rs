@@ -1,8 +1,5 @@
 //! What the tests of the command line have in common: running `convbench`, and a folder for its files.
 
-// Each test takes what it needs.
-#![allow(dead_code)]
-
 use std::fs;
 use std::path::PathBuf;
 use std::process::{Command, Output, Stdio};
@@ -70,9 +67,12 @@ impl Folder {
         path
     }
 
-    /// What is in it.
-    pub(crate) fn names(&self) -> Vec<String> {
-        names(&self.path(""))
+    /// What is in it, or in a folder in it, in order.
+    pub(crate) fn names(&self, inner: &str) -> Vec<String> {
+        let name = |entry: std::io::Result<fs::DirEntry>| entry.unwrap().file_name().into_string().unwrap();
+        let mut names: Vec<String> = fs::read_dir(self.path(inner)).unwrap().map(name).collect();
+        names.sort();
+        names
     }
 }
 
@@ -82,12 +82,4 @@ impl Drop for Folder {
             let _ = fs::remove_dir_all(&self.0);
         }
     }
-}
-
-/// What is in a folder, in order.
-pub(crate) fn names(folder: &str) -> Vec<String> {
-    let name = |entry: std::io::Result<fs::DirEntry>| entry.unwrap().file_name().into_string().unwrap();
-    let mut names: Vec<String> = fs::read_dir(folder).unwrap().map(name).collect();
-    names.sort();
-    names
 }

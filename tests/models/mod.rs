@@ -1,10 +1,6 @@
 //! Models in ONNX's format, as tests write them.
 
-// Each test takes what it needs.
-#![allow(dead_code)]
-
-use harness::layers::{Layer, Skipped};
-use harness::onnx::{self, proto};
+use harness::onnx::proto;
 use prost::Message;
 
 /// A graph as it is written down, node by node.
@@ -24,17 +20,6 @@ impl Model {
         let tensor =
             proto::Tensor { name: name.to_owned(), dims: dims.to_vec(), data_type: 1, ..Default::default() };
         self.graph.initializer.push(tensor);
-        name.to_owned()
-    }
-
-    pub(crate) fn numbers(&mut self, name: &str, values: &[i64]) -> String {
-        self.graph.initializer.push(proto::Tensor {
-            name: name.to_owned(),
-            dims: vec![values.len() as i64],
-            data_type: 7,
-            raw_data: values.iter().flat_map(|n| n.to_le_bytes()).collect(),
-            ..Default::default()
-        });
         name.to_owned()
     }
 
@@ -60,17 +45,6 @@ impl Model {
     pub(crate) fn bytes(&self) -> Vec<u8> {
         proto::Model { ir_version: 8, graph: Some(self.graph.clone()), ..Default::default() }.encode_to_vec()
     }
-
-    pub(crate) fn layers(&self) -> Result<(Vec<Layer>, Vec<Skipped>), String> {
-        onnx::layers(&self.bytes(), "net.onnx").map_err(|error| error.to_string())
-    }
-
-    /// The one line of a refusal.
-    pub(crate) fn refusal(&self) -> String {
-        let message = self.layers().unwrap_err();
-        assert!(message.starts_with("net.onnx: ") && message.lines().count() == 1, "{message}");
-        message
-    }
 }
 
 /// Dimensions of 0 have a name instead.
@@ -89,10 +63,6 @@ pub(crate) fn ints(name: &str, values: &[i64]) -> proto::Attribute {
 
 pub(crate) fn int(name: &str, value: i64) -> proto::Attribute {
     proto::Attribute { name: name.to_owned(), i: value, kind: 2, ..Default::default() }
-}
-
-pub(crate) fn text(name: &str, value: &str) -> proto::Attribute {
-    proto::Attribute { name: name.to_owned(), s: value.as_bytes().to_vec(), kind: 3, ..Default::default() }
 }
 
 pub(crate) fn window(kernel: i64, stride: i64, pad: i64) -> Vec<proto::Attribute> {
