@@ -20,7 +20,7 @@ use harness::machine;
 use harness::pinning::{Pool, cores};
 use harness::provenance::Run;
 use harness::record::{Clock, Record};
-use harness::report::results::Source;
+use harness::report::results::{self, Source};
 use harness::report::text::ranking_text;
 use kernels::{Accuracy, Effort, Workspace};
 
@@ -129,8 +129,7 @@ struct Progress {
 impl Observer for Progress {
     fn next(&mut self, layer: &Layer, threads: usize, _: Clock) {
         self.done += 1;
-        let plural = if threads == 1 { "" } else { "s" };
-        println!("ranking {}/{}: {}, {threads} thread{plural}", self.done, self.of, layer.name);
+        println!("ranking {}/{}: {}, {}", self.done, self.of, layer.name, results::threads(threads));
     }
 
     fn rows(&mut self, _: &[Record]) {}

@@ -10,6 +10,7 @@ use harness::layers::{self, Layer, Skipped};
 use harness::peers::{self, Paths};
 use harness::provenance::Run;
 use harness::record::{Clock, Lines, Record, Role, Status};
+use harness::report::results::threads;
 use harness::report::text::{by_layer, cells, heads, ranking_text, text_table};
 use indicatif::ProgressBar;
 
@@ -167,10 +168,7 @@ impl Terminal<'_> {
         for layer in by_layer(rows) {
             let Some(first) = layer.first() else { continue };
             let name = if first.layer == first.spec { "" } else { first.layer.as_str() };
-            let threads = match first.threads {
-                1 => "1 thread".to_owned(),
-                n => format!("{n} threads"),
-            };
+            let threads = threads(first.threads);
             let cells: Vec<Vec<String>> = layer.iter().map(|row| cells(row).to_vec()).collect();
             let clock = match first.clock {
                 Clock::Warm => "",

@@ -7,6 +7,7 @@ use harness::compare::{Change, Comparison, Measure, Verdict, compare as compared
 use harness::record::{self, Record};
 use harness::regret::{Regret, regrets, summary};
 use harness::report::numbers::time;
+use harness::report::results::threads;
 use harness::report::text::text_table;
 use serde_json::json;
 
@@ -104,7 +105,7 @@ fn print(comparison: &Comparison<'_>, all: bool, out: &mut dyn Write) -> Outcome
         );
         let took = |row: &Record| row.median_ns.map(time).unwrap_or_default();
         let layer =
-            format!("{} {}, {} threads, {}", base.layer, base.requested, base.threads, base.clock.name());
+            format!("{} {}, {}, {}", base.layer, base.requested, threads(base.threads), base.clock.name());
         vec![layer, word(*verdict).to_owned(), took(base), took(new), speed]
     };
     if !shown.is_empty() {
@@ -158,7 +159,7 @@ pub(crate) fn regret(args: &args::Regret, out: &mut dyn Write) -> Outcome {
     }
     let cells = |Regret { auto, best, share }: &Regret<'_>| {
         let percent = if *share > 0.0 { format!("{:.1} %", 100.0 * share) } else { "none".to_owned() };
-        let layer = format!("{}, {} threads, {}", auto.layer, auto.threads, auto.clock.name());
+        let layer = format!("{}, {}, {}", auto.layer, threads(auto.threads), auto.clock.name());
         let took = |row: &Record| row.median_ns.map(time).unwrap_or_default();
         vec![layer, auto.kernel.clone(), took(auto), best.kernel.clone(), took(best), percent]
     };
