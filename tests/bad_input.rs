@@ -1,6 +1,6 @@
 //! What a kernel is given wrongly is a typed error that names it, before any work.
 
-use kernels::{Accuracy, Activation, ConvError, ConvSpec, PlanOptions, Workspace, kernel, kernels};
+use kernels::{Accuracy, Activation, ConvError, ConvSpec, Layout, PlanOptions, Workspace, kernel, kernels};
 
 const SPEC: &str = "c4 h6 w6 o5 k3 p1";
 
@@ -136,6 +136,42 @@ fn sizes_beyond_memory_are_errors() {
         if let Ok(plan) = kernel.plan(&spec, &[1.0; 9], &PlanOptions::default()) {
             let workspace = plan.workspace_len();
             assert!(workspace < 1 << 32, "{}: {workspace}", kernel.id());
+        }
+    }
+}
+
+/// Strides that are never taken may be as long as numbers go, and a batch may be as large as a spec can count.
+#[test]
+fn numbers_at_the_end_of_their_range_do_no_harm() {
+    const FAR: usize = 1 << 62;
+    for text in [
+        "c16 h3 w3 o16 k3 g16",
+        "c32 h3 w3 o20 k3",
+        "c3 h3 w3 o20 k3",
+        "c16 h1 w1 o16 k1",
+        "c4 h3 w3 o8 k3 g2",
+    ] {
+        for stride in [[FAR, 1], [1, FAR], [FAR, FAR], [usize::MAX, usize::MAX]] {
+            for layout in [Layout::Nchw, Layout::Nhwc] {
+                let spec: ConvSpec = text.parse().unwrap();
+                let builder = spec.with_layout(layout).to_builder().stride(stride[0], stride[1]);
+                let spec = builder.build().unwrap();
+                let (input, weights) = (vec![1.0; spec.input_len()], vec![1.0; spec.weights_len()]);
+                for kernel in kernels().filter(|kernel| kernel.supports(&spec).is_ok()) {
+                    let Ok(plan) = kernel.plan(&spec, &weights, &PlanOptions::default()) else { continue };
+                    let mut output = vec![0.0; spec.output_len()];
+                    plan.run(&input, None, &mut output, &mut plan.workspace()).unwrap();
+                    let want = (spec.weights_len() / spec.out_channels()) as f32;
+                    assert!(output.iter().all(|&y| y == want), "{} on `{spec}`: {output:?}", kernel.id());
+                }
+            }
+        }
+    }
+    let spec: ConvSpec = format!("n{} c64 h1 w1 o64 k3 p1", (1u64 << 47)).parse().unwrap();
+    let weights = vec![1.0; spec.weights_len()];
+    for kernel in kernels().filter(|kernel| kernel.algorithm().starts_with("winograd")) {
+        if let Ok(plan) = kernel.plan(&spec, &weights, &PlanOptions::default()) {
+            assert!(plan.flops() >= spec.flops(), "{}: {}", kernel.id(), plan.flops());
         }
     }
 }

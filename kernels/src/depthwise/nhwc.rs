@@ -51,7 +51,8 @@ fn arrange<S: Simd>(
     let threads = parallel::worthwhile(options.threads, spec);
     let filters = padded_filters::<S>(spec);
     let images = spec.batch();
-    let row = 4 * spec.in_width() * spec.in_channels() * spec.stride()[0];
+    // A stride that is never taken may be as long as numbers go.
+    let row = (4 * spec.in_width() * spec.in_channels()).saturating_mul(spec.stride()[0]);
     let most = CacheSizes::detect().l2 / 2 / row;
     let vectors = filters / S::LANES;
     let partition = Partition::new(images, spec.out_height(), most, 1, vectors, threads);

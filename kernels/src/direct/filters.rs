@@ -99,7 +99,8 @@ fn arrange<S: Simd>(
 fn band_pitch(spec: &ConvSpec) -> Option<usize> {
     let channels = spec.group_in_channels();
     // Rows of a tile a multiple of 2 KiB apart would fall in very few sets of the level-1 cache.
-    let collides = |pitch: usize| (4 * pitch * spec.stride()[1]).is_multiple_of(2048);
+    // (A stride that is never taken may be as long as numbers go.)
+    let collides = |pitch: usize| (4 * pitch).saturating_mul(spec.stride()[1]).is_multiple_of(2048);
     let in_place = spec.layout() == Layout::Nhwc
         && spec.padding() == Padding::none()
         && (spec.groups() == 1 || channels >= LINE)
@@ -208,6 +209,8 @@ impl<S: Simd> Filters<S> {
             let (y, x) = (pixel / width, pixel % width);
             y * stride_y * source.row + x * stride_x * source.pixel
         };
+        // From a row's only pixel there is no next one, however long the stride is.
+        let pitch = if width > 1 { stride_x * source.pixel } else { 0 };
         let pixels = rows.len() * width;
         // Tiles of neighbours in a row, or tiles that run over row ends where rows would fill them badly.
         let (in_row, over) = (balanced(width, S::MR), balanced(pixels, S::MR));
@@ -224,11 +227,7 @@ impl<S: Simd> Filters<S> {
                 }
                 let tile = Tile {
                     a: source.start.wrapping_add(at(first)),
-                    a_rows: if run_over {
-                        Rows::At(&distances[..n])
-                    } else {
-                        Rows::Apart(stride_x * source.pixel)
-                    },
+                    a_rows: if run_over { Rows::At(&distances[..n]) } else { Rows::Apart(pitch) },
                     a_step: 1,
                     b: panel.data.as_ptr(),
                     b_step: panel.width,

@@ -86,7 +86,8 @@ fn arrange<S: Simd>(
             offsets.extend((0..kernel_width).map(|s| planes.offset(spec, [c, r, s])));
         }
     }
-    let step = spec.stride()[0] * planes.row;
+    // A stride that is never taken may be as long as numbers go.
+    let step = spec.stride()[0].saturating_mul(planes.row);
     let width = spec.out_width();
     let mut vectors = try_vec(partition.block * width.div_ceil(S::LANES))?;
     for y in 0..partition.block {

@@ -245,7 +245,6 @@ macro_rules! with_token {
 }
 pub(crate) use with_token;
 
-/// Runs a check with every instruction set that this machine has.
 /// Asks for a line of memory that will be used soon.
 #[inline(always)]
 pub(crate) fn prefetch(line: *const f32) {
@@ -259,6 +258,7 @@ pub(crate) fn prefetch(line: *const f32) {
     let _ = line;
 }
 
+/// Runs a check with every instruction set that this machine has.
 #[cfg(test)]
 macro_rules! on_every_isa {
     ($simd:ident => $body:expr) => {

@@ -177,7 +177,7 @@ unsafe impl Simd for Avx2 {
             }
             rest = _mm_movehl_ps(v, v);
             if n & 2 != 0 {
-                _mm_storel_pd(p.cast(), _mm_castps_pd(v));
+                _mm_storel_epi64(p.cast(), _mm_castps_si128(v));
                 (p, v) = (p.add(2), rest);
             }
             if n & 1 != 0 {

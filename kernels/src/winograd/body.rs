@@ -435,13 +435,16 @@ impl<S: Simd, V: Variant> Body for WinogradBody<S, V> {
 
     fn flops(&self) -> Option<u64> {
         let spec = &self.spec;
-        let [c, k] = [spec.group_in_channels(), spec.group_out_channels()].map(|n| n as u64);
-        let tiles = [spec.out_height(), spec.out_width()].map(|n| n.div_ceil(V::M) as u64);
-        let tiles = (spec.groups() * spec.batch()) as u64 * tiles[0] * tiles[1];
-        let (alpha, m) = (V::ALPHA as u64, V::M as u64);
+        let [c, k] = [spec.group_in_channels(), spec.group_out_channels()].map(|n| n as u128);
+        let tiles = [spec.out_height(), spec.out_width()].map(|n| n.div_ceil(V::M) as u128);
+        let tiles = (spec.groups() as u128 * spec.batch() as u128).saturating_mul(tiles[0] * tiles[1]);
+        let (alpha, m) = (V::ALPHA as u128, V::M as u128);
         // Columns, then rows: ALPHA lines each way in, ALPHA and M lines out.
-        let transforms = c * 2 * alpha * V::INPUT_FLOPS + k * (alpha + m) * V::OUTPUT_FLOPS;
-        Some(tiles * (2 * alpha * alpha * c * k + transforms))
+        let (input, output) = (u128::from(V::INPUT_FLOPS), u128::from(V::OUTPUT_FLOPS));
+        let transforms = c * 2 * alpha * input + k * (alpha + m) * output;
+        let flops = tiles.saturating_mul(2 * alpha * alpha * c * k + transforms);
+        // One output takes more than the definition, whose operations a spec can count.
+        Some(u64::try_from(flops).unwrap_or(u64::MAX))
     }
 
     fn run(&self, io: Io<'_>, scratch: &mut [f32]) {
