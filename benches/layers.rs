@@ -22,7 +22,7 @@ use harness::provenance::Run;
 use harness::record::{Clock, Record};
 use harness::report::results::{self, Source};
 use harness::report::text::ranking_text;
-use kernels::{Accuracy, Effort, Workspace};
+use kernels::{Accuracy, Workspace};
 
 /// Wall time, with throughput in GFLOP/s.
 struct Gflops(WallTime);
@@ -87,8 +87,8 @@ fn criterion_runs(criterion: &mut Criterion<Gflops>, layers: &[Layer], pools: &[
         let workspace = RefCell::new(Workspace::default());
         let io = Io { tensors: &tensors, output: &output, workspace: &workspace };
         let kernels: Vec<Ours> = {
-            let (accuracy, effort) = Default::default();
-            usual(layer, accuracy).into_iter().map(|kernel| Ours { kernel, accuracy, effort }).collect()
+            let accuracy = Accuracy::default();
+            usual(layer, accuracy).into_iter().map(|kernel| Ours { kernel, accuracy }).collect()
         };
         for pool in pools {
             let mut group = criterion.benchmark_group(format!("{}/{}t", layer.name, pool.threads()));
@@ -146,7 +146,6 @@ fn ranking(layers: Vec<Layer>, pools: &[Pool]) -> Result<(), String> {
         layers,
         kernels: Vec::new(),
         accuracy: Accuracy::default(),
-        effort: Effort::default(),
         peers: Vec::new(),
         threads,
         clocks: vec![Clock::Warm],

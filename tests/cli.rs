@@ -317,9 +317,13 @@ fn accuracy_says_what_auto_may_take() {
 
 #[test]
 fn auto_may_measure() {
-    let bench = ["bench", "--spec", "c8 h12 w12 o8 k3 p1", "--time", "0.002", "--kernel", "auto,direct"];
-    assert!(good(&[&bench[..], &["--effort", "measure"]].concat()).contains("auto = "));
-    refusal(&[&bench[..], &["--effort", "guess"]].concat());
+    let kernels = ["kernels", "--spec", "c8 h12 w12 o8 k3 p1", "--effort"];
+    let says = |effort: &str| good(&[&kernels[..], &[effort]].concat());
+    assert!(says("measure").contains("measured to be the fastest"));
+    assert!(!says("estimate").contains("measured"));
+    refusal(&[&kernels[..], &["guess"]].concat());
+    // There is nothing to be measured.
+    refusal(&["kernels", "--effort", "measure"]);
 }
 
 #[test]

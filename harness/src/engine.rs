@@ -4,7 +4,7 @@ use std::cell::RefCell;
 use std::fmt;
 use std::time::{Duration, Instant};
 
-use kernels::{Accuracy, ConvSpec, Effort, ErrorModel, Kernel, Plan, PlanOptions, Workspace};
+use kernels::{Accuracy, ConvSpec, ErrorModel, Kernel, Plan, PlanOptions, Workspace};
 
 use crate::buffer::Buffer;
 use crate::data::Tensors;
@@ -120,8 +120,6 @@ pub struct Ours {
     pub kernel: &'static dyn Kernel,
     /// What is asked of its rounding errors.
     pub accuracy: Accuracy,
-    /// How `auto` finds the fastest kernel.
-    pub effort: Effort,
 }
 
 impl Engine for Ours {
@@ -141,12 +139,7 @@ impl Engine for Ours {
     ) -> Result<Box<dyn Prepared + 'a>, Refusal> {
         self.kernel.availability().map_err(Refusal::unavailable)?;
         self.kernel.supports(spec).map_err(Refusal::unsupported)?;
-        let options = PlanOptions {
-            threads: pool.threads(),
-            accuracy: self.accuracy,
-            effort: self.effort,
-            ..Default::default()
-        };
+        let options = PlanOptions { threads: pool.threads(), accuracy: self.accuracy, ..Default::default() };
         let start = Instant::now();
         let plan = self.kernel.plan(spec, &io.tensors.weights, &options).map_err(Refusal::unsupported)?;
         let facts = Facts {

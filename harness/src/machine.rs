@@ -49,14 +49,14 @@ pub fn available_memory() -> u64 {
 }
 
 /// Bytes that running a convolution on so many engines at once takes at most: buffers, packed weights (a
-/// Winograd kernel holds up to four times the weights), the copy that is compared. For cold caches each has
+/// Winograd kernel holds up to 64/9 times the weights), the copy that is compared. For cold caches each has
 /// several sets of them. `None` when they cannot be counted.
 pub fn memory_needed(spec: &ConvSpec, engines: usize, sets: usize) -> Option<u64> {
     let bytes = |len: usize| (len as u64).checked_mul(4);
     let buffers = bytes(spec.input_len())?.checked_add(bytes(spec.output_len())?)?;
     let weights = bytes(spec.weights_len())?;
     // A library may hold input and output in a layout of its own.
-    let set = buffers.checked_add(weights.checked_mul(6)?)?;
+    let set = buffers.checked_add(weights.checked_mul(9)?)?;
     let engine = set.checked_mul(sets as u64)?.checked_add(64 << 20)?;
     let shared = buffers.checked_mul(2)?.checked_add(weights)?.checked_mul(sets as u64)?;
     engine.checked_mul(engines as u64)?.checked_add(shared)

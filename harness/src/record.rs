@@ -358,11 +358,7 @@ pub(crate) mod tests {
     pub(crate) fn row(layer: &str, kernel: &str, ns: f64) -> Record {
         let spec: ConvSpec = "c1 h3 w3 o1 k3".parse().unwrap();
         let layer = Layer { name: layer.to_owned(), ..Layer::of_spec(spec) };
-        let naive = Ours {
-            kernel: kernels::kernel("naive").unwrap(),
-            accuracy: kernels::Accuracy::Standard,
-            effort: kernels::Effort::Estimate,
-        };
+        let naive = Ours { kernel: kernels::kernel("naive").unwrap(), accuracy: kernels::Accuracy::Standard };
         let mut row = crate::bench::blank(&layer, &naive, &Pool::new(1).unwrap(), Clock::Warm, None);
         (row.requested, row.kernel) = (kernel.to_owned(), kernel.to_owned());
         row.set_times(&Statistics::of(&[Sample { round: 0, plan: 0, ns }]).unwrap(), &spec, None);

@@ -1,8 +1,9 @@
 //! `auto`: which kernel for which convolution, as plain data.
 //!
-//! The choice is a pure function of the convolution, the options, the instruction set and the
-//! kernels of this build: a list of rules, of which the first that holds and whose kernel supports
-//! the convolution wins. [`explain`] shows the choice without making a plan.
+//! The choice is a function of the convolution, the options, the instruction set, the CPU's caches and rates and
+//! the kernels of this build (and, only if asked for, of what was [measured](crate::choices)): a list of rules,
+//! of which the first that holds and whose kernel supports the convolution wins. [`explain`] shows the choice
+//! without making a plan.
 
 use crate::cache::CacheSizes;
 use crate::cpu::Rates;
@@ -106,8 +107,6 @@ pub fn explain(spec: &ConvSpec, options: &PlanOptions) -> Result<Choice, Unavail
     let isa = Isa::best()?;
     if options.effort == Effort::Measure
         && let Some(algorithm) = measured::known(spec, options, isa)
-        && registry::kernel(algorithm)
-            .is_ok_and(|kernel| kernel.supports(spec).is_ok() && kernel.accuracy() <= options.accuracy)
     {
         return Ok(choice(algorithm, isa, "measured to be the fastest, or so a list of choices says"));
     }
@@ -151,8 +150,10 @@ pub(crate) fn plan(
     let unavailable = |reason| ConvError::Unavailable { kernel: "auto".to_owned(), reason };
     if options.effort == Effort::Measure {
         let isa = Isa::best().map_err(unavailable)?;
-        if measured::known(spec, options, isa).is_none() {
-            return measured::plan(spec, weights, options, isa);
+        if measured::known(spec, options, isa).is_none()
+            && let Some(plan) = measured::plan(spec, weights, options, isa)
+        {
+            return Ok(plan);
         }
     }
     let choice = explain(spec, options).map_err(unavailable)?;

@@ -6,7 +6,7 @@ use std::fmt::Write;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use crate::buffer::{try_vec, zeros};
+use crate::buffer::zeros;
 use crate::error::ConvError;
 use crate::kernel::{Accuracy, Kernel, Plan, PlanOptions};
 use crate::registry;
@@ -34,9 +34,12 @@ fn key(spec: &ConvSpec, options: &PlanOptions, isa: Isa) -> Key {
     (isa.name(), options.threads, accuracy.map_or("standard", |(_, name)| name), spec.to_string())
 }
 
-/// What `auto` takes for a convolution with [`Effort::Measure`](crate::Effort::Measure), if that is known.
+/// What `auto` takes for a convolution with [`Effort::Measure`](crate::Effort::Measure), if that is known and can
+/// be taken.
 pub(crate) fn known(spec: &ConvSpec, options: &PlanOptions, isa: Isa) -> Option<&'static str> {
-    locked().get(&key(spec, options, isa)).copied()
+    let algorithm = locked().get(&key(spec, options, isa)).copied()?;
+    let kernel = registry::kernel(algorithm).ok()?;
+    (kernel.supports(spec).is_ok() && kernel.accuracy() <= options.accuracy).then_some(algorithm)
 }
 
 /// All that planning with [`Effort::Measure`](crate::Effort::Measure) has chosen in this process, and what
@@ -67,7 +70,8 @@ pub fn choices() -> String {
 }
 
 /// Takes over what [`choices`] gave, in another process or here; lines that are empty or begin with `#` are skipped.
-/// A choice whose kernel this build lacks is measured anew when it is asked for.
+/// A choice whose kernel this build lacks, or whose kernel does not fit the convolution, is measured anew when it
+/// is asked for.
 ///
 /// # Errors
 /// [`ConvError::Choices`] names the first line that is no choice; nothing is taken over then.
@@ -100,8 +104,9 @@ pub fn add_choices(text: &str) -> Result<(), ConvError> {
             .find(|(_, name)| *name == accuracy)
             .ok_or_else(|| bad("strict, standard or relaxed as its fourth word"))?;
         let spec: ConvSpec = spec.parse().map_err(|_| bad("a convolution's spec after its fourth word"))?;
-        // Another build's kernel may be missing here.
-        if let Some(kernel) = registry::kernels().find(|kernel| kernel.id() == algorithm) {
+        // Another build's kernel may be missing here; what could not have won was not written by `choices`.
+        let named = |kernel: &&dyn Kernel| kernel.id() == algorithm && may_win(*kernel);
+        if let Some(kernel) = registry::kernels().find(named) {
             read.push(((isa.name(), threads, *accuracy, spec.to_string()), kernel.algorithm()));
         }
     }
@@ -109,16 +114,23 @@ pub fn add_choices(text: &str) -> Result<(), ConvError> {
     Ok(())
 }
 
-/// The fastest plan of all kernels that a plan of `auto` may be of, by time, remembered for the next one.
+/// Whether `auto` may choose a kernel by measuring: `auto` and `winograd` only run as others do, an instruction set
+/// is part of what a choice holds for, and the definition is slower than anything else.
+fn may_win(kernel: &dyn Kernel) -> bool {
+    kernel.isa().is_none() && !matches!(kernel.id(), "auto" | "winograd" | "naive")
+}
+
+/// The fastest plan of all kernels that may win, by time, remembered for the next one. None where there is no
+/// contest: one kernel at most, or no memory for it.
 pub(crate) fn plan(
     spec: &ConvSpec,
     weights: &[f32],
     options: &PlanOptions,
     isa: Isa,
-) -> Result<Box<dyn Plan>, ConvError> {
+) -> Option<Box<dyn Plan>> {
     let (algorithm, plan) = Contest::new(spec, weights, options)?.winner()?;
     locked().insert(key(spec, options, isa), algorithm);
-    Ok(plan)
+    Some(plan)
 }
 
 /// Kernels that are timed in turns, so that a machine that slows down slows all of them.
@@ -137,77 +149,65 @@ struct Runner {
     best: Duration,
 }
 
-/// Rounds at most, and when no further one is begun.
+/// Rounds at most, and when no further one is begun. There are always two: the first touches memory for the
+/// first time.
 const ROUNDS: usize = 12;
 const TIME: Duration = Duration::from_millis(250);
 
-/// From the second round on, runners this much slower than the best are out.
+/// From the second round on, runners this much slower than the best are out; after the first, twice as much.
 const HOPELESS: u32 = 2;
 
 impl Contest {
-    fn new(spec: &ConvSpec, weights: &[f32], options: &PlanOptions) -> Result<Self, ConvError> {
-        let fits = |kernel: &&'static dyn Kernel| {
-            // `auto` and `winograd` run as others do.
-            let single = kernel.isa().is_none() && !matches!(kernel.id(), "auto" | "winograd");
-            single && kernel.accuracy() <= options.accuracy && kernel.supports(spec).is_ok()
-        };
-        let mut kernels: Vec<_> = registry::kernels().filter(fits).collect();
-        if kernels.len() > 1 {
-            // The definition is slower than anything else.
-            kernels.retain(|kernel| kernel.id() != "naive");
+    fn new(spec: &ConvSpec, weights: &[f32], options: &PlanOptions) -> Option<Self> {
+        let mut runners = Vec::new();
+        for kernel in registry::kernels().filter(|&kernel| may_win(kernel)) {
+            // One that cannot be planned, for want of memory say, does not take part.
+            if kernel.accuracy() <= options.accuracy
+                && let Ok(plan) = kernel.plan(spec, weights, options)
+            {
+                let workspace = plan.workspace();
+                runners.push(Runner { algorithm: kernel.algorithm(), plan, workspace, best: Duration::MAX });
+            }
         }
-        let mut runners = try_vec(kernels.len())?;
-        for kernel in kernels {
-            let plan = kernel.plan(spec, weights, options)?;
-            let workspace = plan.workspace();
-            runners.push(Runner { algorithm: kernel.algorithm(), plan, workspace, best: Duration::MAX });
+        if runners.len() < 2 {
+            return None;
         }
         // Ordinary numbers; no kernel's speed depends on which.
-        let mut input = zeros(spec.input_len())?;
+        let mut input = zeros(spec.input_len()).ok()?;
         for (i, value) in input.iter_mut().enumerate() {
             *value = (i % 13) as f32 * 0.1;
         }
-        Ok(Contest {
-            runners,
-            input,
-            bias: zeros(spec.out_channels())?,
-            output: zeros(spec.output_len())?,
-            accumulate: options.accumulate,
-        })
+        let (bias, output) = (zeros(spec.out_channels()).ok()?, zeros(spec.output_len()).ok()?);
+        Some(Contest { runners, input, bias, output, accumulate: options.accumulate })
     }
 
-    fn winner(mut self) -> Result<(&'static str, Box<dyn Plan>), ConvError> {
+    fn winner(mut self) -> Option<(&'static str, Box<dyn Plan>)> {
         let start = Instant::now();
         for round in 0..ROUNDS {
-            for runner in &mut self.runners {
+            self.runners.retain_mut(|runner| {
                 if self.accumulate {
                     // Or it would grow from run to run.
                     self.output.fill(0.0);
                 }
                 let start = Instant::now();
-                runner.plan.run(&self.input, Some(&self.bias), &mut self.output, &mut runner.workspace)?;
+                let outcome =
+                    runner.plan.run(&self.input, Some(&self.bias), &mut self.output, &mut runner.workspace);
                 runner.best = runner.best.min(start.elapsed());
-            }
-            // The first round's runs touch their memory for the first time.
-            if round > 0 {
-                let best = self.runners.iter().map(|runner| runner.best).min().unwrap_or_default();
-                self.runners.retain(|runner| runner.best <= best.saturating_mul(HOPELESS));
-                if start.elapsed() > TIME {
-                    break;
-                }
-            }
-            if self.runners.len() == 1 {
+                outcome.is_ok()
+            });
+            let best = self.runners.iter().map(|runner| runner.best).min()?;
+            let most = best.saturating_mul(if round == 0 { 2 * HOPELESS } else { HOPELESS });
+            self.runners.retain(|runner| runner.best <= most);
+            if self.runners.len() == 1 || round > 0 && start.elapsed() > TIME {
                 break;
             }
         }
-        let fastest = self.runners.into_iter().min_by_key(|runner| runner.best);
-        let fastest =
-            fastest.unwrap_or_else(|| unreachable!("naive supports everything and is in every build"));
-        Ok((fastest.algorithm, fastest.plan))
+        let fastest = self.runners.into_iter().min_by_key(|runner| runner.best)?;
+        Some((fastest.algorithm, fastest.plan))
     }
 }
 
-#[cfg(test)]
+#[cfg(all(test, feature = "im2col", feature = "direct", feature = "winograd", feature = "pointwise"))]
 mod tests {
     use super::*;
     use crate::kernel::Effort;
@@ -226,13 +226,21 @@ mod tests {
         let line = format!("{algorithm} {isa} 1 standard {spec}");
         assert!(choices().lines().any(|other| other == line), "{}", choices());
         // Whatever the text says is taken, also what nobody has measured.
-        let other = line.replace(algorithm, "naive");
-        add_choices(&format!("# the other way round\n\n{other}\n")).unwrap();
-        assert_eq!(auto.plan(&spec, &weights, &options).unwrap().kernel_id(), "naive");
-        assert_eq!(crate::explain(&spec, &options).unwrap().algorithm, "naive");
-        // With an estimate it is not asked for.
-        let estimate = PlanOptions { effort: Effort::Estimate, ..options };
-        assert_ne!(auto.plan(&spec, &weights, &estimate).unwrap().kernel_id(), "naive");
+        for other in ["im2col-gemm", "direct"] {
+            let other_line = line.replace(algorithm, other);
+            add_choices(&format!("# another choice\n\n{other_line}\n")).unwrap();
+            let plan = auto.plan(&spec, &weights, &options).unwrap();
+            assert_eq!(plan.kernel_id().split('/').next(), Some(other));
+            assert_eq!(crate::explain(&spec, &options).unwrap().algorithm, other);
+        }
+        // What does not fit, or could never have won, is measured anew.
+        for bad in ["pointwise", "auto", "winograd", "naive", "direct/wide"] {
+            locked().remove(&key(&spec, &options, isa));
+            add_choices(&line.replace(algorithm, bad)).unwrap();
+            assert_eq!(known(&spec, &options, isa), None, "{bad}");
+            let plan = auto.plan(&spec, &weights, &options).unwrap();
+            assert_eq!(plan.kernel_id().split('/').next(), known(&spec, &options, isa), "{bad}");
+        }
     }
 
     #[test]

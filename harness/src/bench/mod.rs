@@ -7,7 +7,7 @@ mod row;
 use std::sync::Arc;
 use std::time::Duration;
 
-use kernels::{Accuracy, Effort, Kernel};
+use kernels::{Accuracy, Kernel};
 
 use crate::engine::{Engine, Ours};
 use crate::layers::Layer;
@@ -26,8 +26,6 @@ pub struct Request {
     pub kernels: Vec<&'static dyn Kernel>,
     /// What is asked of the kernels' rounding errors.
     pub accuracy: Accuracy,
-    /// How `auto` finds the fastest kernel.
-    pub effort: Effort,
     /// Other libraries.
     pub peers: Vec<Box<dyn Engine>>,
     /// Numbers of threads.
@@ -57,8 +55,8 @@ impl Request {
     fn engines<'a>(&'a self, layer: &Layer) -> Vec<Candidate<'a>> {
         let kernels =
             if self.kernels.is_empty() { usual(layer, self.accuracy) } else { self.kernels.clone() };
-        let (accuracy, effort) = (self.accuracy, self.effort);
-        let ours = kernels.into_iter().map(|kernel| Candidate::Ours(Ours { kernel, accuracy, effort }));
+        let accuracy = self.accuracy;
+        let ours = kernels.into_iter().map(|kernel| Candidate::Ours(Ours { kernel, accuracy }));
         ours.chain(self.peers.iter().map(|peer| Candidate::Peer(peer.as_ref()))).collect()
     }
 }
@@ -150,7 +148,6 @@ mod tests {
             layers: layers::parse(text, "test").unwrap(),
             kernels: ids.iter().map(|id| kernels::kernel(id).unwrap()).collect(),
             accuracy: Accuracy::Standard,
-            effort: Effort::Estimate,
             peers: Vec::new(),
             threads: vec![1],
             clocks: vec![Clock::Warm],

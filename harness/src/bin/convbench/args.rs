@@ -56,9 +56,12 @@ pub(crate) struct Kernels {
     /// Also say whether each supports this convolution, e.g. "c64 h56 w56 o64 k3 p1"
     #[arg(long, value_name = "SPEC")]
     pub(crate) spec: Option<ConvSpec>,
-    /// Which rounding errors auto may take: those of summing, about twice, or about eight times those
+    /// Which rounding errors auto may choose: those of summing, about twice, or about eight times those
     #[arg(long, default_value = "standard")]
     pub(crate) accuracy: AccuracyArg,
+    /// How auto finds the fastest kernel: by rules, or by timing all of them on this convolution
+    #[arg(long, value_name = "EFFORT", requires = "spec")]
+    pub(crate) effort: Option<EffortArg>,
     /// Print JSON
     #[arg(long)]
     pub(crate) json: bool,
@@ -168,8 +171,8 @@ pub(crate) struct Run {
     /// Apply ReLU
     #[arg(long)]
     pub(crate) relu: bool,
-    /// Which rounding errors auto and winograd may take: those of summing, about twice, or about eight times
-    /// those
+    /// Which rounding errors auto and winograd may choose: those of summing, about twice, or about eight times
+    /// those; a kernel that is named is taken, except Winograd's under strict
     #[arg(long, default_value = "standard")]
     pub(crate) accuracy: AccuracyArg,
     /// Threads
@@ -237,12 +240,10 @@ pub(crate) struct What {
     /// A shared library of ONNX Runtime, instead of the system's
     #[arg(long, value_name = "FILE")]
     pub(crate) onnxruntime: Option<PathBuf>,
-    /// Which rounding errors our kernels may have: those of summing, about twice, or about eight times those
+    /// Which rounding errors auto and winograd may choose, and kernels may have that are not named: those of
+    /// summing, about twice, or about eight times those
     #[arg(long, default_value = "standard")]
     pub(crate) accuracy: AccuracyArg,
-    /// How auto finds the fastest kernel: by rules, or by timing all of them when it plans
-    #[arg(long, default_value = "estimate")]
-    pub(crate) effort: EffortArg,
     /// Numbers of threads, separated by commas
     #[arg(long, value_name = "N,…", value_delimiter = ',', default_value = "1")]
     pub(crate) threads: Vec<usize>,

@@ -54,7 +54,6 @@ fn request(args: &args::What, layers: Vec<Layer>, roofs: bool) -> Result<Request
         layers,
         kernels,
         accuracy: args.accuracy.into(),
-        effort: args.effort.into(),
         peers: peers::find(&args.peers, &paths).map_err(refused)?,
         threads: args.threads.clone(),
         clocks: args.clock.iter().map(|&clock| clock.into()).collect(),

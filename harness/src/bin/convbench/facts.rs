@@ -3,10 +3,11 @@
 use std::io::Write;
 use std::time::Duration;
 
+use harness::data::{self, Kind};
 use harness::limits::{Bandwidth, bandwidths, peak_gflops};
 use harness::machine::{self, Machine, bytes};
 use harness::pinning::Pool;
-use kernels::{CacheSizes, ConvSpec, Isa, PlanOptions, explain};
+use kernels::{CacheSizes, ConvSpec, Effort, Isa, PlanOptions, explain};
 use serde_json::json;
 
 use crate::{Outcome, args, refused};
@@ -84,7 +85,15 @@ pub(crate) fn info(args: &args::Info, out: &mut dyn Write) -> Outcome {
 }
 
 pub(crate) fn kernels(args: &args::Kernels, out: &mut dyn Write) -> Outcome {
-    let options = PlanOptions { accuracy: args.accuracy.into(), ..Default::default() };
+    let effort = args.effort.map_or(Effort::Estimate, Effort::from);
+    let options = PlanOptions { accuracy: args.accuracy.into(), effort, ..Default::default() };
+    if let (Some(spec), Effort::Measure) = (&args.spec, effort) {
+        // The plan is what measures; what it has found, `explain` knows. At most five kernels take part.
+        machine::check_memory(spec, 5, 1).map_err(refused)?;
+        let weights = data::tensors(spec, Kind::Real, 0).weights;
+        let auto = kernels::kernel("auto").map_err(refused)?;
+        Pool::new(1).map_err(refused)?.run(|| auto.plan(spec, &weights, &options)).map_err(refused)?;
+    }
     let rows: Vec<(&str, Option<String>, Option<String>)> = kernels::kernels()
         .map(|kernel| {
             let missing = kernel.availability().err().map(|reason| reason.to_string());
