@@ -63,7 +63,8 @@ static RULES: &[Rule] = &[
     Rule {
         algorithm: "winograd",
         when: |c| {
-            let machine = winograd::Machine { lanes: c.isa.lanes(), rates: c.rates, caches: c.caches };
+            let (lanes, panel) = (c.isa.lanes(), c.isa.columns());
+            let machine = winograd::Machine { lanes, panel, rates: c.rates, caches: c.caches };
             winograd::pays(c.spec, c.options.accuracy, machine)
         },
         reason: "tiles of 3x3 and 5x5 kernels need 2 to 5 times fewer multiplications, more than their transforms cost",

@@ -19,6 +19,11 @@ fn misalignment(p: *const f32) -> usize {
     (64 - p as usize % 64) % 64 / 4
 }
 
+/// f32s, rounded up to an odd number of cache lines: what lies so far apart falls in different sets of a cache.
+pub(crate) fn odd_lines(len: usize) -> usize {
+    (len.div_ceil(LINE) | 1) * LINE
+}
+
 /// An empty vector with room for `len` values, or the error that says how much could not be had.
 pub(crate) fn try_vec<T>(len: usize) -> Result<Vec<T>, ConvError> {
     let mut data = Vec::new();

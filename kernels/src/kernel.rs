@@ -117,7 +117,8 @@ pub trait Plan: Send + Sync + fmt::Debug {
     ///
     /// # Errors
     /// [`ConvError::Resize`] names the first field beside batch, `in_height`, `in_width` and padding in which
-    /// `spec` differs; [`ConvError::Unsupported`] when the kernel's method does not cover the new size.
+    /// `spec` differs; [`ConvError::Unsupported`] when the kernel's method does not cover the new size;
+    /// [`ConvError::OutOfMemory`] when a table of the new size cannot be had.
     fn resized(&self, spec: &ConvSpec) -> Result<Box<dyn Plan>, ConvError>;
 
     /// Computes `output = activation(convolution(input) + bias [+ output])`.

@@ -85,7 +85,7 @@
 //! # Which kernel is fast where
 //! | id | covers | fast where |
 //! |---|---|---|
-//! | `auto` | everything | picks one of the others from the spec, see [`explain`] |
+//! | `auto` | everything | picks one of the others by rules, or by measuring; see [`explain`] |
 //! | `naive` | everything | nowhere: the definition, to read and to compare with |
 //! | `im2col-gemm` | everything | many channels; the baseline of most frameworks |
 //! | `direct` | almost everything | most layers that are not 1×1, few channels and groups too |

@@ -40,7 +40,7 @@
 use std::ops::Range;
 use std::sync::Arc;
 
-use crate::buffer::LINE;
+use crate::buffer::{LINE, odd_lines};
 use crate::cache::CacheSizes;
 use crate::error::ConvError;
 use crate::gemm::{Pass, filters_by_pixels, pixels_by_filters};
@@ -133,8 +133,7 @@ const MOST_CHANNELS: usize = 1 << 16;
 /// Distance of packed NHWC pixels, if they have to be packed.
 fn packed_row(spec: &ConvSpec) -> Option<usize> {
     let in_place = spec.stride() == [1, 1] && !(4 * spec.in_channels()).is_multiple_of(2048);
-    // An odd number of cache lines, so that neighbours fall in different sets.
-    (!in_place).then(|| (spec.group_in_channels().div_ceil(LINE) | 1) * LINE)
+    (!in_place).then(|| odd_lines(spec.group_in_channels()))
 }
 
 #[derive(Debug)]

@@ -3,12 +3,10 @@
 use wide::f32x4;
 
 use crate::buffer::LINE;
+use crate::cache::CacheSizes;
 use crate::simd::prefetch;
 
-/// f32s of planes that no level-2 cache holds: there lines are asked for ahead of their use.
-const FAR: usize = 1 << 18;
-
-/// Rows of such planes that are read together. They often lie a multiple of 4 KiB apart, so that their lines
+/// Rows of planes beyond the level-2 cache that are read together. They often lie a multiple of 4 KiB apart, so that their lines
 /// fall in one set of the level-1 cache: no more of them than it has ways.
 const WAYS: usize = 8;
 
@@ -46,6 +44,8 @@ pub(crate) unsafe fn transpose_raw(
         return;
     }
     let (whole_rows, whole_columns) = (rows / 4 * 4, columns / 4 * 4);
+    // Of planes that the level-2 cache does not hold, lines are asked for ahead of their use.
+    let far = CacheSizes::detect().l2 / 4;
     // SAFETY: every index below is of the form that the caller vouches for; prefetches may go anywhere.
     unsafe {
         let load = |i: usize, j: usize| f32x4::new(from.add(i * from_row + j).cast::<[f32; 4]>().read());
@@ -55,7 +55,7 @@ pub(crate) unsafe fn transpose_raw(
                 to.add((j + k) * to_row + i).cast::<[f32; 4]>().write(column.to_array());
             }
         };
-        if from_row >= FAR / rows {
+        if from_row >= far / rows {
             // Planes are read: each line to its end, while those of the next row come.
             for first in (0..whole_columns).step_by(LINE) {
                 let line = first..whole_columns.min(first + LINE);
@@ -72,7 +72,7 @@ pub(crate) unsafe fn transpose_raw(
                 }
             }
         } else {
-            let planes_are_written = to_row >= FAR / columns;
+            let planes_are_written = to_row >= far / columns;
             for j in (0..whole_columns).step_by(4) {
                 for i in (0..whole_rows).step_by(4) {
                     if planes_are_written && i % LINE == 0 {

@@ -79,7 +79,7 @@ fn arrange<S: Simd>(
     let most = most_rows(spec, |rows| window_len(rows, pitch) <= l2 / 2 && staged_len(rows) <= l2 / 4);
     let images = spec.batch() * spec.groups();
     let partition = Partition::new(images, spec.out_height(), most, 1, panels.count, threads);
-    let near = spec.layout() == Layout::Nhwc && panels.bytes() / spec.groups() <= l2;
+    let near = spec.layout() == Layout::Nhwc && panels.bytes() / spec.groups() <= caches.l2 / 4;
     let run = if near { (4 * S::MR).div_ceil(spec.out_width()) } else { partition.block };
     let worker = Filters {
         simd,

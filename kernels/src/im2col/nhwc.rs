@@ -4,7 +4,7 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use super::Blocking;
-use crate::buffer::LINE;
+use crate::buffer::odd_lines;
 use crate::cache::CacheSizes;
 use crate::error::ConvError;
 use crate::gemm::{Pass, pixels_by_filters};
@@ -51,7 +51,7 @@ fn arrange<S: Simd>(
     let images = spec.batch() * spec.groups();
     let all = spec.out_height() * spec.out_width();
     let partition = Partition::new(images, all, pixels, S::MR, panels.count, threads);
-    let pitch = (steps.div_ceil(LINE) | 1) * LINE;
+    let pitch = odd_lines(steps);
     let worker = Nhwc { simd, spec: *spec, options: *options, panels, block: partition.block, steps, pitch };
     Ok(Box::new(Partitioned { spec: *spec, threads, images, partition, worker }))
 }

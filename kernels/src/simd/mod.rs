@@ -183,6 +183,15 @@ impl Isa {
         }
     }
 
+    /// Columns of a full register tile, and so filters of a panel.
+    pub(crate) fn columns(self) -> usize {
+        match self {
+            Isa::Wide => Wide::NR,
+            Isa::Avx2 => 2 * 8,
+            Isa::Avx512 => 2 * 16,
+        }
+    }
+
     /// The proof that this instruction set may be used.
     pub(crate) fn token(self) -> Result<Token, Unavailable> {
         let cap = cap()?;

@@ -72,6 +72,19 @@ fn every_available_isa_computes_like_plain_arithmetic() {
     });
 }
 
+/// What can be asked before there is a proof is what the proof says.
+#[test]
+fn sizes_of_vectors_and_tiles_agree() {
+    fn sizes<S: Simd>(_: S) -> (usize, usize) {
+        (S::LANES, S::NR)
+    }
+    for isa in Isa::ALL {
+        if let Ok(token) = isa.token() {
+            assert_eq!(with_token!(token, s => sizes(s)), (isa.lanes(), isa.columns()), "{isa}");
+        }
+    }
+}
+
 #[test]
 fn names_round_trip() {
     for isa in Isa::ALL {

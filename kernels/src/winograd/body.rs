@@ -9,7 +9,7 @@ use super::matrices::transform_weights;
 use super::passes::{Input, Output, Source};
 use super::transform::Variant;
 use crate::band::{self, Image, pack_pixels, transpose_raw};
-use crate::buffer::{LINE, zeros};
+use crate::buffer::{LINE, odd_lines, zeros};
 use crate::error::ConvError;
 use crate::gemm::{Pass, pixels_by_filters};
 use crate::kernel::{Body, ErrorModel, Io, PlanOptions};
@@ -66,11 +66,6 @@ struct Sizes {
     staged_len: usize,
 }
 
-/// f32s, rounded up to an odd number of cache lines: what lies so far apart falls in different sets.
-fn odd_lines(len: usize) -> usize {
-    (len.div_ceil(LINE) | 1) * LINE
-}
-
 /// How tiles are cut into chunks.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) struct Chunks {
@@ -81,27 +76,34 @@ pub(super) struct Chunks {
 }
 
 /// Most scratch memory of a thread, in f32s: 4 MiB.
-const SCRATCH: usize = 1 << 20;
+pub(super) const SCRATCH: usize = 1 << 20;
+
+/// The most tiles of a chunk whose scratch memory is allowed, if a single one's is.
+fn most_tiles<V: Variant>(spec: &ConvSpec, width: usize) -> usize {
+    let tiles = spec.batch() * spec.out_height().div_ceil(V::M) * spec.out_width().div_ceil(V::M);
+    // V alone has a cache line for each element of a tile.
+    let bound = SCRATCH / (V::ALPHA * V::ALPHA * LINE);
+    let (mut most, mut too_many) = (1, tiles.min(bound) + 1);
+    while too_many - most > 1 {
+        let chunk = usize::midpoint(most, too_many);
+        if Sizes::new::<V>(spec, width, chunk).total() <= SCRATCH {
+            most = chunk;
+        } else {
+            too_many = chunk;
+        }
+    }
+    most
+}
 
 /// Either V stays in the level-2 cache and all weights are streamed for each of many chunks, or as few chunks as
 /// scratch memory allows stream the weights less often, and V too, for each panel of filters. The first where
 /// weights come from nearby, the second where they come from memory.
 pub(super) fn chunks<V: Variant>(spec: &ConvSpec, machine: Machine) -> Chunks {
-    let Machine { lanes, rates, caches } = machine;
+    let Machine { panel: width, rates, caches, .. } = machine;
     let elements = V::ALPHA * V::ALPHA;
-    let (width, v_tile) = (2 * lanes, odd_lines(spec.group_in_channels()));
+    let v_tile = odd_lines(spec.group_in_channels());
     let [rows, columns] = [spec.out_height(), spec.out_width()].map(|n| n.div_ceil(V::M));
-    let (fixed, staged) = match spec.layout() {
-        Layout::Nhwc => (0, 0),
-        // A band, and the rows of staged outputs of which a chunk may have only a part.
-        Layout::Nchw => {
-            let (line, pixels) = (columns * V::M * V::M * width, columns * V::M + V::R - 1);
-            (V::ALPHA * pixels * band_channels(spec) + 2 * line, V::M * V::M * width)
-        }
-    };
-    // Rounding of planes to cache lines, too.
-    let room = SCRATCH.saturating_sub(fixed + elements * 4 * LINE);
-    let most = (room / (elements * (v_tile + width) + staged)).max(1);
+    let most = most_tiles::<V>(spec, width);
     // 60 % of the level-2 cache; of many tiles, whole register tiles of the longest kind.
     let near = caches.l2 / 10 * 6 / (4 * elements * v_tile);
     let near = if near < 28 { near.max(14) } else { near / 14 * 14 };
@@ -129,19 +131,18 @@ pub(super) fn chunks<V: Variant>(spec: &ConvSpec, machine: Machine) -> Chunks {
 }
 
 impl Sizes {
-    fn new<V: Variant>(spec: &ConvSpec, width: usize, tile_rows: usize, chunk: usize) -> Self {
+    /// For chunks of so many tiles at most: some of one row, or whole rows.
+    fn new<V: Variant>(spec: &ConvSpec, width: usize, chunk: usize) -> Self {
         let elements = V::ALPHA * V::ALPHA;
         let tiles_x = spec.out_width().div_ceil(V::M);
-        let chunk = chunk.min(tiles_x * tile_rows);
         let v_tile = odd_lines(spec.group_in_channels());
         let (v_plane, m_plane) = (odd_lines(chunk * v_tile), odd_lines(chunk * width));
-        let rows = (chunk + tiles_x - 1).div_ceil(tiles_x) + 1;
+        let columns = chunk.min(tiles_x) * V::M;
         let (band_len, staged_len) = match spec.layout() {
             Layout::Nhwc => (0, 0),
-            Layout::Nchw => (
-                V::ALPHA * (tiles_x * V::M + V::R - 1) * band_channels(spec),
-                rows.min(tile_rows) * V::M * tiles_x * V::M * width,
-            ),
+            Layout::Nchw => {
+                (V::ALPHA * (columns + V::R - 1) * band_channels(spec), chunk * V::M * V::M * width)
+            }
         };
         Sizes {
             chunk,
@@ -161,12 +162,9 @@ impl Sizes {
     }
 }
 
-/// f32s of scratch memory that no instruction set exceeds, if they can be counted.
-pub(super) fn scratch_bound<V: Variant>(spec: &ConvSpec) -> Option<usize> {
-    // A chunk of the fewest tiles; V, M, band and staged outputs.
-    let v = spec.group_in_channels().checked_add(2 * LINE)?.checked_mul(V::ALPHA * V::ALPHA * 16)?;
-    let columns = spec.out_width().checked_add(8)?;
-    v.checked_add(columns.checked_mul(V::ALPHA * BAND_CHANNELS + 2 * V::M.max(6) * 32)?)
+/// Most input channels of a group: those of a single tile fit the scratch memory, beside what else it takes.
+pub(super) const fn most_channels<V: Variant>() -> usize {
+    (SCRATCH / 2) / (V::ALPHA * V::ALPHA)
 }
 
 pub(super) fn pack<S: Simd, V: Variant>(
@@ -187,7 +185,7 @@ fn arrange<S: Simd, V: Variant>(
     panels: Arc<Vec<Panels>>,
 ) -> Result<Box<dyn Body>, ConvError> {
     let threads = parallel::worthwhile(options.threads, spec);
-    let chunk = chunks::<V>(spec, Machine::detect(S::LANES)).tiles;
+    let chunk = chunks::<V>(spec, Machine::detect(S::LANES, S::NR)).tiles;
     let tile_rows = spec.out_height().div_ceil(V::M);
     let tiles_x = spec.out_width().div_ceil(V::M);
     // A block of as many tile rows as a chunk holds.
@@ -195,7 +193,7 @@ fn arrange<S: Simd, V: Variant>(
     let count = panels[0].count;
     let partition = Partition::new(spec.groups(), spec.batch() * tile_rows, most, 1, count, threads);
     let width = panels[0].panel(0, 0).width;
-    let sizes = Sizes::new::<V>(spec, width, partition.block, chunk);
+    let sizes = Sizes::new::<V>(spec, width, chunk.min(partition.block * tiles_x));
     Ok(Box::new(WinogradBody {
         simd,
         spec: *spec,
@@ -465,38 +463,58 @@ mod tests {
     use super::*;
     use crate::cache::CacheSizes;
     use crate::cpu::Rates;
+    use crate::simd::Isa;
 
-    /// With small and large caches, near and far, and in both layouts.
+    /// With small and large caches, near and far, in both layouts, and whatever else is large.
     #[test]
     fn scratch_memory_is_bounded() {
         fn check<V: Variant>(text: &str) {
             let caches = |l2, l3| CacheSizes { l1d: 32 << 10, l2, l3 };
             for caches in [caches(256 << 10, 1 << 20), caches(1 << 20, 32 << 20), caches(2 << 20, 300 << 20)]
             {
-                for (lanes, layout) in [(8, Layout::Nchw), (16, Layout::Nchw), (16, Layout::Nhwc)] {
+                for (isa, layout) in
+                    Isa::ALL.into_iter().flat_map(|isa| [(isa, Layout::Nchw), (isa, Layout::Nhwc)])
+                {
                     let spec = text.parse::<ConvSpec>().unwrap().with_layout(layout);
-                    let machine = Machine { lanes, rates: Rates::of(lanes, None), caches };
+                    let rates = Rates::of(isa.lanes(), None);
+                    let machine = Machine { lanes: isa.lanes(), panel: isa.columns(), rates, caches };
                     let chunks = chunks::<V>(&spec, machine);
-                    let tiles_x = spec.out_width().div_ceil(V::M);
-                    let rows = (chunks.tiles / tiles_x).max(1);
-                    let sizes = Sizes::new::<V>(&spec, 2 * lanes, rows, chunks.tiles);
-                    assert!(sizes.total() <= SCRATCH, "{text} {caches:?}: {} f32s", sizes.total());
+                    let sizes = Sizes::new::<V>(&spec, isa.columns(), chunks.tiles);
+                    assert!(sizes.total() <= SCRATCH, "{text} {isa} {caches:?}: {} f32s", sizes.total());
+                    // Far more than a tile, where that is possible.
+                    let fewest = if spec.in_channels() > 1024 { 1 } else { 14 };
+                    assert!(chunks.tiles >= fewest, "{text} {isa} {caches:?}: {chunks:?}");
                 }
             }
         }
         for text in [
             "c512 h28 w28 o512 k3 p1",
-            "n8 c512 h7 w7 o512 k3 p1",
+            "n8 c512 h14 w14 o512 k3 p1",
             "c256 h56 w56 o256 k3 p1",
             "c64 h224 w224 o64 k3 p1",
+            "c64 h80 w1920 o64 k3 p1",
+            "c64 h8 w12000 o64 k3 p1",
+            "c1 h8 w4000000 o64 k3 p1",
             "c2048 h14 w14 o64 k3 p1",
             "c3 h512 w1024 o3000 k3",
+            "c8192 h9 w9 o8 k3",
         ] {
             check::<F2>(text);
             check::<F4>(text);
             check::<F6>(text);
         }
+        check::<F4>("c14563 h40 w40 o8 k3");
+        check::<F2>("c32768 h40 w40 o8 k3");
+        check::<F2R5>("c14563 h40 w40 o8 k5");
         check::<F2R5>("c512 h28 w28 o512 k5 p2");
         check::<F2R5>("n16 c96 h27 w27 o256 k5 p2");
+    }
+
+    /// What the documentation says.
+    #[test]
+    fn channels_are_bounded() {
+        let most =
+            [most_channels::<F2>(), most_channels::<F4>(), most_channels::<F6>(), most_channels::<F2R5>()];
+        assert_eq!(most, [32768, 14563, 8192, 14563]);
     }
 }

@@ -37,22 +37,24 @@
 //!             for each element: M = V·U, tiles × filters, in register tiles
 //!             for each tile and vector of filters: output = Aᵀ M A, bias, activation
 //! ```
-//! A chunk is as long as V fits 60 % of the level-2 cache. Each chunk streams all of U: where U comes from memory,
-//! chunks are longer, up to 4 MiB of scratch memory, and V is streamed from the third cache.
+//! A chunk is as long as V fits 60 % of the level-2 cache: whole rows of tiles, or a part of one. Each chunk streams
+//! all of U: where U comes from memory, chunks are longer, up to 4 MiB of scratch memory, and V is streamed from the
+//! third cache.
 //!
 //! # Register budget
 //! The products are the [micro-kernel](crate::microkernel)'s. Transforms hold a row or column of a tile
 //! in registers and the tile on the stack.
 //!
 //! # Supports and refuses
-//! 3×3 or 5×5 kernels with stride 1 and dilation 1, groups of at least 8 channels, any padding, size and batch.
+//! 3×3 or 5×5 kernels with stride 1 and dilation 1, groups of at least 8 channels and at most 8192 (`winograd-f6`),
+//! 14563 (`-f4`, `-f2-5x5`) or 32768 (`-f2`), any padding, size and batch.
 //!
 //! # Error model
 //! [`ErrorModel::Winograd`]: pixels of a tile are mixed, so an output carries rounding errors of its
 //! tile's neighbours, and a NaN or infinity spreads over its tile. k counts the roundings that a term
 //! can go through, with multiply and add rounded apart: 1 of the transformed weight; 2 passes of the
 //! input transform, i each; 1 product and C additions over the channels; 2 passes of the output
-//! transform, o each; bias; previous output: C + 2(i + o) + 4, where i is 1, 4, 5, 4 and o is 2, 5, 4, 4 in
+//! transform, o each; bias; previous output: C + 2(i + o) + 4, where i is 1, 4, 5, 4 and o is 2, 4, 4, 4 in
 //! the order of the table. The constants of all matrices of input and output are exact in f32.
 //!
 //! # Source
@@ -86,26 +88,38 @@ pub(crate) struct Fixed<V>(PhantomData<V>);
 /// What the choice among the variants looks at.
 struct Choice {
     name: &'static str,
+    /// Rows and columns of its kernels.
+    kernel: usize,
     accuracy: Accuracy,
     supports: fn(&ConvSpec) -> Result<(), String>,
     cost: fn(&ConvSpec, Machine) -> f64,
 }
 
 const fn choice<V: Variant>() -> Choice {
-    Choice { name: V::NAME, accuracy: V::ACCURACY, supports: supports_variant::<V>, cost: cost::<V> }
+    Choice {
+        name: V::NAME,
+        kernel: V::R,
+        accuracy: V::ACCURACY,
+        supports: supports_variant::<V>,
+        cost: cost::<V>,
+    }
 }
 
 /// Of several that should take as long, the first is taken.
 static CHOICES: [Choice; 4] = [choice::<F4>(), choice::<F2>(), choice::<F6>(), choice::<F2R5>()];
 
-/// Whether some variant, asked for by name or not, supports a convolution; if none does, what `winograd-f4`
-/// lacks, or for 5×5 what `winograd-f2-5x5` lacks.
+/// Whether some variant, asked for by name or not, supports a convolution; if none does, what the first lacks
+/// that has a kernel of this size.
 pub(crate) fn supports(spec: &ConvSpec) -> Result<(), String> {
-    match spec.kernel() {
-        [5, 5] => supports_variant::<F2R5>(spec),
-        [3, 3] => supports_variant::<F4>(spec),
-        [kh, kw] => Err(format!("kernel {kh}x{kw} (needs 3x3 or 5x5)")),
+    let [kh, kw] = spec.kernel();
+    let mut lacks = None;
+    for choice in CHOICES.iter().filter(|choice| [choice.kernel; 2] == [kh, kw]) {
+        match (choice.supports)(spec) {
+            Ok(()) => return Ok(()),
+            Err(reason) => lacks = lacks.or(Some(reason)),
+        }
     }
+    Err(lacks.unwrap_or_else(|| format!("kernel {kh}x{kw} (needs 3x3 or 5x5)")))
 }
 
 fn supports_variant<V: Variant>(spec: &ConvSpec) -> Result<(), String> {
@@ -125,21 +139,15 @@ fn supports_variant<V: Variant>(spec: &ConvSpec) -> Result<(), String> {
             spec.group_in_channels()
         ));
     }
-    if body::scratch_bound::<V>(spec).is_none_or(|len| len > MOST_SCRATCH) {
-        return Err(format!(
-            "{} channels of rows of {} outputs (needs at most {MOST_SCRATCH} f32s of scratch memory)",
-            spec.group_in_channels(),
-            spec.out_width()
-        ));
+    let most = const { body::most_channels::<V>() };
+    if spec.group_in_channels() > most {
+        return Err(format!("{} channels in a group (needs at most {most})", spec.group_in_channels()));
     }
     Ok(())
 }
 
 /// Fewest channels of one group among several: below, transforms are all that is done.
 const FEWEST_CHANNELS: usize = 8;
-
-/// Most f32s of scratch memory for a thread: 64 MiB, beyond what any real layer needs.
-const MOST_SCRATCH: usize = 16 << 20;
 
 impl<V: Variant> Algorithm for Fixed<V> {
     const NAME: &'static str = V::NAME;
@@ -169,8 +177,8 @@ pub(crate) fn plan(
     let isa = isa
         .map_or_else(Isa::best, Ok)
         .map_err(|reason| ConvError::Unavailable { kernel: "winograd".to_owned(), reason })?;
-    let (choice, _) =
-        fastest(spec, options.accuracy, Machine::detect(isa.lanes())).ok_or_else(|| ConvError::Option {
+    let (choice, _) = fastest(spec, options.accuracy, Machine::detect(isa.lanes(), isa.columns()))
+        .ok_or_else(|| ConvError::Option {
             option: "accuracy",
             value: format!("{:?}", options.accuracy),
             expected: "Relaxed for this convolution",
@@ -183,14 +191,16 @@ pub(crate) fn plan(
 pub(crate) struct Machine {
     /// Of a vector.
     pub(crate) lanes: usize,
+    /// Filters of a panel.
+    pub(crate) panel: usize,
     pub(crate) rates: Rates,
     pub(crate) caches: CacheSizes,
 }
 
 impl Machine {
-    /// This machine with vectors of so many lanes.
-    pub(crate) fn detect(lanes: usize) -> Self {
-        Machine { lanes, rates: Rates::detect(lanes), caches: CacheSizes::detect() }
+    /// This machine with vectors of so many lanes and panels of so many filters.
+    pub(crate) fn detect(lanes: usize, panel: usize) -> Self {
+        Machine { lanes, panel, rates: Rates::detect(lanes), caches: CacheSizes::detect() }
     }
 }
 

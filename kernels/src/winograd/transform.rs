@@ -79,7 +79,7 @@ impl Variant for F4 {
     const ACCURACY: Accuracy = Accuracy::Standard;
     const TRANSFORM: &'static WinogradTransform = &matrices::F4;
     const INPUT_ROUNDINGS: usize = 4;
-    const OUTPUT_ROUNDINGS: usize = 5;
+    const OUTPUT_ROUNDINGS: usize = 4;
     const INPUT_FLOPS: u64 = 24;
     const OUTPUT_FLOPS: u64 = 16;
 
