@@ -1,6 +1,7 @@
 //! The engines of a layer against each other: prepared, verified, timed in turns, compared.
 
 use std::cell::RefCell;
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use kernels::{CacheSizes, Isa, Workspace};
@@ -217,7 +218,7 @@ fn time(
     for (contender, samples) in contenders.iter().zip(of_rows) {
         let row = &mut rows[contender.row];
         match samples {
-            Ok(samples) => row.set_times(&Statistics::of(samples)?, &layer.spec, contender.own_flops),
+            Ok(samples) => tell(row, samples, layer, contender.own_flops)?,
             Err(failure) => row.refuse(Refusal::unavailable(failure)),
         }
     }
@@ -227,6 +228,17 @@ fn time(
         Some((*of, roof.time(pool, 1).1 as f64 / fastest))
     });
     set_roofs(rows, &rates.collect::<Vec<_>>());
+    Some(())
+}
+
+/// Tells a row its times; nothing if there are none.
+fn tell(row: &mut Record, samples: &[Sample], layer: &Layer, own_flops: Option<u64>) -> Option<()> {
+    row.set_times(&Statistics::of(samples)?, &layer.spec, own_flops);
+    // A slow row may not come to all its plans. Cold samples are of all sets together.
+    if row.clock == Clock::Warm {
+        let plans: BTreeSet<usize> = samples.iter().map(|sample| sample.plan).collect();
+        row.plans = plans.len();
+    }
     Some(())
 }
 
@@ -257,6 +269,29 @@ fn compare(
         if let Some(ratio) = Ratio::paired(theirs, own) {
             let base = base.to_owned();
             rows[row].set_ratio(&base, ratio);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::engine::Ours;
+    use crate::layers;
+
+    /// Not those that were made, but those that came to their turn.
+    #[test]
+    fn plans_of_a_row_are_those_that_were_sampled() {
+        let layer = layers::parse("a 1 c8 h9 w9 o8 k3", "test").unwrap().remove(0);
+        let kernel = kernels::kernel("direct").unwrap();
+        let engine = Ours { kernel, accuracy: kernels::Accuracy::Standard };
+        let pool = Pool::new(1).unwrap();
+        let samples = [(0, 5), (1, 2), (2, 5)].map(|(round, plan)| Sample { round, plan, ns: 1.0 });
+        for (clock, plans) in [(Clock::Warm, 2), (Clock::Cold, 8)] {
+            let mut row = Record { plans: 8, ..blank(&layer, &engine, &pool, clock, None) };
+            tell(&mut row, &samples, &layer, None).unwrap();
+            assert_eq!((row.plans, row.samples), (plans, 3));
+            assert_eq!(tell(&mut row, &[], &layer, None), None);
         }
     }
 }
