@@ -179,26 +179,31 @@ fn warm_up(subject: &mut Subject<'_>) -> Result<Paced, String> {
     let mut repeats = 1u64;
     let mut spent = Duration::ZERO;
     let mut last = f64::INFINITY;
-    let (repeats, each) = loop {
-        let Spent { timed, total } = (subject.run)(0, repeats)?;
-        spent += total;
-        let each = timed.as_nanos() as f64 / repeats as f64;
-        let long_enough = total >= sample || repeats >= subject.most_repeats;
+    let (repeats, Spent { timed, total }) = loop {
+        let taken = (subject.run)(0, repeats)?;
+        spent += taken.total;
+        let each = taken.timed.as_nanos() as f64 / repeats as f64;
+        // With cold caches there is something between any two runs. Warm ones follow each other, and what begins
+        // and ends a sample (a library's threads) must not be most of it.
+        let length = if subject.warm { taken.timed } else { taken.total };
+        let long_enough = length >= sample || repeats >= subject.most_repeats;
         if spent >= (subject.time / 5).min(LONGEST_WARM_UP)
             || (long_enough && (each / last - 1.0).abs() < 0.05)
         {
-            break (repeats, total.div_f64(repeats as f64));
+            break (repeats, taken);
         }
         if long_enough {
             last = each;
         } else {
-            let want = repeats as f64 * sample.as_nanos() as f64 / total.as_nanos().max(1) as f64;
+            let want = repeats as f64 * sample.as_nanos() as f64 / length.as_nanos().max(1) as f64;
             let most = repeats.saturating_mul(1000).min(subject.most_repeats);
             repeats = (want.ceil() as u64).clamp((repeats + 1).min(most), most);
         }
     };
+    let each = timed.div_f64(repeats as f64);
     let untimed = subject.warm && each < LONG;
-    let turn = each.mul_f64((repeats + u64::from(untimed)) as f64).max(Duration::from_nanos(100));
+    let before = if untimed { total.saturating_sub(timed) + each } else { Duration::ZERO };
+    let turn = (total + before).max(Duration::from_nanos(100));
     let turns = if turn >= subject.time {
         1
     } else {
@@ -314,6 +319,27 @@ mod tests {
         let samples = in_turns(&mut subjects, &mut || true)[0].as_ref().unwrap().len();
         // Two runs a turn: ten turns of 100 ms, after two samples of warm-up.
         assert_eq!((samples, log.borrow().len()), (10, 2 + 2 * 10));
+    }
+
+    /// What a library does before and after its runs is no reason for a sample of a single one.
+    #[test]
+    fn samples_are_long_whatever_begins_and_ends_them() {
+        let longest = |warm: bool, before: u64, between: u64| {
+            let most = RefCell::new(0);
+            let run = |_: usize, repeats: u64| {
+                most.replace_with(|&mut most| repeats.max(most));
+                let total = Duration::from_micros(before + repeats * (10 + between));
+                Ok(Spent { timed: Duration::from_micros(10 * repeats), total })
+            };
+            let time = Duration::from_millis(300);
+            let subject = Subject { run: Box::new(run), plans: 1, time, warm, most_repeats: u64::MAX };
+            let taken = in_turns(&mut [subject], &mut || true)[0].as_ref().unwrap().len();
+            (most.into_inner(), taken)
+        };
+        // 4 ms of runs; a turn is 5 + 4 ms and, untimed before it, 5 ms and a run.
+        assert_eq!(longest(true, 5000, 0), (400, 21));
+        // With what is between, 4 ms.
+        assert_eq!(longest(false, 0, 1990), (2, 75));
     }
 
     #[test]
