@@ -172,7 +172,7 @@ fn bench_writes_complete_rows() {
     let rows: Vec<Value> =
         fs::read_to_string(&path).unwrap().lines().map(|line| serde_json::from_str(line).unwrap()).collect();
     assert_eq!(rows.len(), 3);
-    const FIELDS: [&str; 27] = [
+    const FIELDS: [&str; 29] = [
         "schema",
         "layer",
         "spec",
@@ -180,12 +180,14 @@ fn bench_writes_complete_rows() {
         "kernel",
         "engine",
         "threads",
+        "accuracy",
         "layout",
         "clock",
         "role",
         "status",
         "reason",
         "samples",
+        "plans",
         "median_ns",
         "min_ns",
         "mad_ns",
@@ -206,8 +208,8 @@ fn bench_writes_complete_rows() {
             assert!(row.get(field).is_some(), "{field}: {row}");
         }
         assert_eq!(
-            (&row["clock"], &row["engine"], &row["layout"]),
-            (&"warm".into(), &"ours".into(), &"nchw".into())
+            [&row["clock"], &row["engine"], &row["layout"], &row["accuracy"]],
+            ["warm", "ours", "nchw", "standard"]
         );
     }
     let find = |requested: &str, role: &str| {
@@ -300,6 +302,28 @@ fn errors_measures_each_kernel_once() {
     assert_eq!(ran("direct")[0]["times_direct"], 1.0);
     assert!(ran("pointwise").is_empty());
     assert!(refusal(&["errors", "--spec", spec, "--kernel", "pointwise"]).contains("kernel 3x3"));
+}
+
+/// Of the usual convolutions those that a kernel is for; one that is asked for, it must be for.
+#[test]
+fn errors_takes_the_usual_convolutions_that_a_kernel_supports() {
+    let of = |kernels: &str| {
+        let list = json(&["errors", "--json", "--kernel", kernels]);
+        let spec = |row: &Value| row["spec"].as_str().unwrap().split(' ').nth(5).unwrap().to_owned();
+        list.as_array().unwrap().iter().map(spec).collect::<Vec<String>>()
+    };
+    assert_eq!(of("winograd-f4"), ["k3x3"; 3]);
+    assert_eq!(of("winograd-f4,winograd-f2-5x5"), ["k3x3", "k3x3", "k3x3", "k5x5", "k5x5", "k5x5"]);
+    assert!(refusal(&["errors", "--kernel", "direct,pointwise"]).contains("kernel 3x3"));
+    let five = ["errors", "--spec", "c8 h9 w9 o4 k5", "--kernel", "winograd-f4"];
+    assert!(refusal(&five).contains("kernel 5x5"));
+}
+
+/// Before anything is printed.
+#[test]
+fn errors_refuses_what_memory_lacks_for() {
+    let specs = ["--spec", "c8 h9 w9 o4 k3", "--spec", "n1000000 c1000 h1000 w1000 o1000 k3"];
+    assert!(refusal(&[&["errors"][..], &specs].concat()).contains("of memory can be had"));
 }
 
 #[test]

@@ -2,6 +2,7 @@
 //! without pass.
 
 use harness::data::{self, Kind};
+use harness::errors::Reference;
 use harness::strategy::Case;
 use harness::verify::check_run;
 use kernels::{ConvError, ConvSpec, ErrorModel, Plan, PlanOptions, Workspace, kernel};
@@ -131,4 +132,23 @@ fn a_second_run_that_differs_is_caught() {
     };
     let what = check(SPECS[0], Kind::Real, true, fault).unwrap_err();
     assert_eq!(what, "a second run gives other bits");
+}
+
+/// Whoever measures errors is told of those that are no rounding, also of those that are no number.
+#[test]
+fn errors_beyond_the_bound_are_seen() {
+    let spec: ConvSpec = SPECS[0].parse().unwrap();
+    let reference = Reference::new(&spec, 5);
+    let errors = |fault: Fault| {
+        let options = PlanOptions::default();
+        let plan = kernel("naive").unwrap().plan(&spec, &reference.tensors().weights, &options).unwrap();
+        reference.errors_of(&Faulty { plan, fault, extra: 0, with_bias: true }).unwrap()
+    };
+    let right = errors(|_, _, _, _| ());
+    assert!(right.mismatch.is_none() && right.share <= 1.0 && right.relative < 1e-6, "{right:?}");
+    let wrong = errors(|_, _, _, output| output[7] += 0.5);
+    assert!(wrong.mismatch.is_some() && wrong.share > 1.0 && wrong.largest > 0.01, "{wrong:?}");
+    let none = errors(|_, _, _, output| output[7] = f32::NAN);
+    assert!(none.mismatch.is_some_and(|mismatch| mismatch.got.is_nan()), "{none:?}");
+    assert_eq!([none.share, none.relative, none.largest, none.units], [f64::INFINITY; 4]);
 }

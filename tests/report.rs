@@ -44,7 +44,7 @@ fn report_refuses_bad_input_and_leaves_no_file() {
     let cases = [
         (String::new(), "bad.jsonl: holds no row"),
         (text[..text.len() - 30].to_owned(), "bad.jsonl:4: is no row"),
-        (text.replacen("\"schema\":1", "\"schema\":99", 1), "bad.jsonl:1: has version 99"),
+        (text.replacen("\"schema\":2", "\"schema\":99", 1), "bad.jsonl:1: has version 99"),
         (text.replacen("\"count\":1", "\"cuont\":1", 1), "bad.jsonl:1: unknown field `cuont`"),
     ];
     for (content, want) in cases {

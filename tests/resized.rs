@@ -4,22 +4,13 @@
 use std::collections::HashSet;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use harness::buffer::Buffer;
 use harness::data;
 use harness::strategy::{Case, resizing_for};
-use harness::verify::{check_run, forms, on_all_cores, same_bits};
+use harness::verify::{check_run, forms, on_all_cores, output, same_bits};
 use kernels::{ConvError, ConvSpec, Kernel, Layout, Plan, PlanOptions, Workspace, kernel};
 use proptest::test_runner::{Config, RngAlgorithm, TestCaseError, TestRng, TestRunner};
 
 const CASES: u32 = 150;
-
-/// What a plan gives for a case.
-fn output(plan: &dyn Plan, case: &Case, tensors: &data::Tensors) -> Result<Buffer, ConvError> {
-    let mut output = tensors.previous.clone();
-    let bias = case.with_bias.then_some(&tensors.bias[..]);
-    plan.run(&tensors.input, bias, &mut output, &mut Workspace::default())?;
-    Ok(output)
-}
 
 /// Makes a plan for `origin`, resizes it to a case, and compares it with the definition and with a new plan of
 /// the same kernel. Whether it gives the same bits as that one.

@@ -5,7 +5,7 @@ use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
 use crate::data::Tensors;
-use crate::oracle::{Oracle, Position};
+use crate::oracle::{Expected, Oracle, Position};
 
 /// u: half a unit in the last place of 1.0f32.
 pub const UNIT_ROUNDOFF: f64 = 1.0 / (1u32 << 24) as f64;
@@ -97,6 +97,26 @@ pub fn verdict(
     exactness: Exactness,
 ) -> Verdict {
     let oracle = Oracle::new(spec, tensors, options, with_bias, model);
+    let size = [spec.batch(), spec.out_channels(), oracle.output_size()[0], oracle.output_size()[1]];
+    let at = |position| oracle.at(position);
+    match sampling {
+        Sampling::All => judge(&oracle, model, options, output, exactness, oracle.positions(), at),
+        Sampling::Points(points) => {
+            judge(&oracle, model, options, output, exactness, sample(size, points).into_iter(), at)
+        }
+    }
+}
+
+/// Compares `output` at some positions with what is expected there.
+pub(crate) fn judge(
+    oracle: &Oracle<'_>,
+    model: ErrorModel,
+    options: &PlanOptions,
+    output: &[f32],
+    exactness: Exactness,
+    positions: impl Iterator<Item = Position>,
+    expected: impl Fn(Position) -> Expected,
+) -> Verdict {
     let bound = bound_factor(model);
     let exact = exactness == Exactness::Integers && matches!(model, ErrorModel::Sum { .. });
     let activate = |x: f64| match options.activation {
@@ -105,9 +125,9 @@ pub fn verdict(
         Some(Activation::Clamp { min, max }) => x.clamp(f64::from(min), f64::from(max)),
     };
     let mut verdict = Verdict { share: 0.0, max_error: 0.0, bound, compared: 0, mismatch: None };
-    let mut compare = |position: Position| {
+    for position in positions {
         verdict.compared += 1;
-        let expected = oracle.at(position);
+        let expected = expected(position);
         let got = output[oracle.index(position)];
         let want = activate(expected.value);
         let underflow = bound * f64::from(f32::from_bits(1)) * expected.underflow;
@@ -123,15 +143,6 @@ pub fn verdict(
         verdict.share = verdict.share.max(if share.is_nan() { f64::INFINITY } else { share });
         if expected.scale > 0.0 {
             verdict.max_error = verdict.max_error.max(error / (UNIT_ROUNDOFF * expected.scale));
-        }
-    };
-    match sampling {
-        Sampling::All => oracle.positions().for_each(&mut compare),
-        Sampling::Points(points) => {
-            let [height, width] = oracle.output_size();
-            sample([spec.batch(), spec.out_channels(), height, width], points)
-                .into_iter()
-                .for_each(&mut compare);
         }
     }
     verdict

@@ -24,6 +24,11 @@ pub trait Engine: fmt::Debug {
         None
     }
 
+    /// What was asked of its rounding errors, where it can be asked.
+    fn accuracy(&self) -> Option<Accuracy> {
+        None
+    }
+
     /// Prepares a convolution: everything that a user does once, packed weights included. The input
     /// is already where the engine wants it when this returns.
     ///
@@ -129,6 +134,10 @@ impl Engine for Ours {
 
     fn id(&self) -> &str {
         self.kernel.id()
+    }
+
+    fn accuracy(&self) -> Option<Accuracy> {
+        Some(self.accuracy)
     }
 
     fn prepare<'a>(

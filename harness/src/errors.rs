@@ -1,10 +1,11 @@
 //! How large the kernels' rounding errors are in practice, where `check` asks only whether they are allowed.
 
-use kernels::{Accuracy, ConvError, ConvSpec, ErrorModel, Kernel, PlanOptions};
+use kernels::{Accuracy, ConvError, ConvSpec, ErrorModel, Kernel, Plan, PlanOptions};
 
-use crate::check::{Exactness, Sampling, UNIT_ROUNDOFF, verdict};
-use crate::data::{Kind, tensors};
-use crate::oracle::Oracle;
+use crate::check::{Exactness, Mismatch, UNIT_ROUNDOFF, judge};
+use crate::data::{Kind, Tensors, tensors};
+use crate::machine;
+use crate::oracle::{Oracle, Sum};
 
 /// The errors of a kernel on a convolution, against float64.
 #[derive(Clone, Debug, PartialEq)]
@@ -19,6 +20,8 @@ pub struct Errors {
     pub units: f64,
     /// Largest error as a share of the bound that the plan promises.
     pub share: f64,
+    /// The worst output that is wrong, if one is.
+    pub mismatch: Option<Mismatch>,
 }
 
 /// Channels and size of the window of the convolutions that are measured when none are named.
@@ -31,39 +34,88 @@ pub const USUAL: [&str; 6] = [
     "c512 h14 w14 o32 k5 p2",
 ];
 
-/// Runs a kernel that supports the convolution once on [`Kind::Real`] data. Takes a pass of the definition in
-/// float64 over all outputs.
-///
-/// # Errors
-/// When no plan can be made.
-pub fn of(kernel: &dyn Kernel, spec: &ConvSpec, seed: u64) -> Result<Errors, ConvError> {
-    let tensors = tensors(spec, Kind::Real, seed);
-    let options = PlanOptions { accuracy: kernel.accuracy().max(Accuracy::Standard), ..Default::default() };
-    let plan = kernel.plan(spec, &tensors.weights, &options)?;
-    let mut output = vec![0.0; spec.output_len()];
-    plan.run(&tensors.input, Some(&tensors.bias), &mut output, &mut plan.workspace())?;
-    let oracle = Oracle::new(spec, &tensors, &options, true, ErrorModel::Sum { k: 1.0 });
-    let (mut squares, mut errors, mut most, mut largest, mut units) = (0.0, 0.0, 0.0_f64, 0.0_f64, 0.0_f64);
-    for position in oracle.positions() {
-        let expected = oracle.at(position);
-        let error = (f64::from(output[oracle.index(position)]) - expected.value).abs();
-        squares += expected.value * expected.value;
-        errors += error * error;
-        most = most.max(expected.value.abs());
-        largest = largest.max(error);
-        units = units.max(error / (UNIT_ROUNDOFF * expected.scale).max(f64::MIN_POSITIVE));
+/// A convolution on [`Kind::Real`] data, with what the definition gives for it in float64.
+#[derive(Debug)]
+pub struct Reference {
+    spec: ConvSpec,
+    tensors: Tensors,
+    /// In the order of the output.
+    sums: Vec<Sum>,
+}
+
+impl Reference {
+    /// Takes a pass of the definition in float64 over all outputs.
+    pub fn new(spec: &ConvSpec, seed: u64) -> Self {
+        let tensors = tensors(spec, Kind::Real, seed);
+        let model = ErrorModel::Sum { k: 1.0 };
+        let oracle = Oracle::new(spec, &tensors, &PlanOptions::default(), true, model);
+        let mut sums = vec![Sum::default(); spec.output_len()];
+        for position in oracle.positions() {
+            sums[oracle.index(position)] = oracle.sum(position);
+        }
+        Reference { spec: *spec, tensors, sums }
     }
-    let model = plan.error_model();
-    let (all, bound) = (Sampling::All, Exactness::Bound);
-    let share = verdict(spec, model, &tensors, true, &options, &output, all, bound).share;
-    let over = |a: f64, b: f64| if b > 0.0 { a / b } else { 0.0 };
-    Ok(Errors {
-        kernel: plan.kernel_id().to_owned(),
-        relative: over(errors, squares).sqrt(),
-        largest: over(largest, most),
-        units,
-        share,
-    })
+
+    /// Refuses a convolution for which memory lacks.
+    ///
+    /// # Errors
+    /// How much it needs, and how much there is.
+    pub fn check_memory(spec: &ConvSpec) -> Result<(), String> {
+        // The sums have two f64s for each output, a Winograd kernel's bounds as much for each input: four times
+        // what an engine's copy of them has.
+        machine::check_memory(spec, 4, 1)
+    }
+
+    /// Runs a kernel that supports the convolution once.
+    ///
+    /// # Errors
+    /// When no plan can be made.
+    pub fn errors(&self, kernel: &dyn Kernel) -> Result<Errors, ConvError> {
+        let accuracy = kernel.accuracy().max(Accuracy::Standard);
+        let options = PlanOptions { accuracy, ..Default::default() };
+        self.errors_of(kernel.plan(&self.spec, &self.tensors.weights, &options)?.as_ref())
+    }
+
+    /// Input, weights and bias.
+    pub fn tensors(&self) -> &Tensors {
+        &self.tensors
+    }
+
+    /// Runs a plan of the convolution, with these weights, once.
+    ///
+    /// # Errors
+    /// When it does not run.
+    pub fn errors_of(&self, plan: &dyn Plan) -> Result<Errors, ConvError> {
+        let Reference { spec, tensors, sums } = self;
+        let mut output = vec![0.0; spec.output_len()];
+        plan.run(&tensors.input, Some(&tensors.bias), &mut output, &mut plan.workspace())?;
+        let (mut squares, mut errors, mut most, mut largest, mut units) =
+            (0.0, 0.0, 0.0_f64, 0.0_f64, 0.0_f64);
+        for (got, sum) in output.iter().zip(sums) {
+            let error = (f64::from(*got) - sum.value).abs();
+            // As far off as can be.
+            let error = if error.is_nan() { f64::INFINITY } else { error };
+            squares += sum.value * sum.value;
+            errors += error * error;
+            most = most.max(sum.value.abs());
+            largest = largest.max(error);
+            units = units.max(error / (UNIT_ROUNDOFF * sum.scale).max(f64::MIN_POSITIVE));
+        }
+        let (model, options) = (plan.error_model(), PlanOptions::default());
+        let oracle = Oracle::new(spec, tensors, &options, true, model);
+        let expected = |position| oracle.expected(position, sums[oracle.index(position)]);
+        let verdict =
+            judge(&oracle, model, &options, &output, Exactness::Bound, oracle.positions(), expected);
+        let over = |a: f64, b: f64| if b > 0.0 { a / b } else { 0.0 };
+        Ok(Errors {
+            kernel: plan.kernel_id().to_owned(),
+            relative: over(errors, squares).sqrt(),
+            largest: over(largest, most),
+            units,
+            share: verdict.share,
+            mismatch: verdict.mismatch,
+        })
+    }
 }
 
 #[cfg(test)]
@@ -76,9 +128,9 @@ mod tests {
     fn winograd_is_as_accurate_as_documented() {
         let relative = |id: &str, spec: &str| {
             let spec: ConvSpec = spec.parse().unwrap();
-            let errors: Vec<f64> =
-                (0..3).map(|seed| of(kernels::kernel(id).unwrap(), &spec, seed).unwrap().relative).collect();
-            errors.iter().sum::<f64>() / 3.0
+            let kernel = kernels::kernel(id).unwrap();
+            let error = |seed| Reference::new(&spec, seed).errors(kernel).unwrap().relative;
+            (0..3).map(error).sum::<f64>() / 3.0
         };
         for (id, kernel, least, most) in [
             ("winograd-f2", "k3 p1", 0.3, 1.2),

@@ -38,6 +38,7 @@ pub const NETWORKS: &[(&str, &str)] = &[
     ("mobilenetv1", include_str!("../../benches/layers/mobilenetv1.txt")),
     ("mobilenetv2", include_str!("../../benches/layers/mobilenetv2.txt")),
     ("lecture", include_str!("../../benches/layers/lecture.txt")),
+    ("calls", include_str!("../../benches/layers/calls.txt")),
     ("edges", include_str!("../../benches/layers/edges.txt")),
     ("reference", include_str!("../../benches/layers/reference.txt")),
 ];
@@ -344,6 +345,14 @@ mod tests {
         for layer in network("default").unwrap() {
             let same = |other: &Layer| (&other.name, &other.spec) == (&layer.name, &layer.spec);
             assert!(reference.iter().any(same), "{layer:?}");
+        }
+    }
+
+    /// Their products take a core a few microseconds at most, their buffers fit its first cache.
+    #[test]
+    fn layers_of_calls_are_small() {
+        for layer in network("calls").unwrap() {
+            assert!(layer.spec.macs() <= 150_000 && layer.spec.min_bytes() <= 32 << 10, "{layer:?}");
         }
     }
 

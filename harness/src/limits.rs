@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use kernels::{CacheSizes, Isa, Unavailable, roof};
 use serde::{Deserialize, Serialize};
 
+use crate::buffer::Buffer;
 use crate::pinning::Pool;
 
 /// A loop to be timed whose rate is a roof.
@@ -55,12 +56,13 @@ pub enum Traffic {
     Copy,
 }
 
-/// Reading, writing or copying a buffer, one for each thread.
+/// Reading, writing or copying a buffer, one for each thread. Like those of the rows they begin on a cache
+/// line: vectors that cross lines would make the roof too low.
 #[derive(Debug)]
 pub struct Stream {
     isa: Isa,
     traffic: Traffic,
-    buffers: Vec<Mutex<Vec<f32>>>,
+    buffers: Vec<Mutex<Buffer>>,
 }
 
 impl Stream {
@@ -71,7 +73,11 @@ impl Stream {
     pub fn new(isa: Isa, traffic: Traffic, bytes: usize, pool: &Pool) -> Result<Self, Unavailable> {
         isa.availability()?;
         // Filled by the threads that will use them: that is where their pages should lie.
-        let buffers = pool.on_each(|_| Mutex::new(vec![1.0; bytes / 4]));
+        let buffers = pool.on_each(|_| {
+            let mut buffer = Buffer::zeros(bytes / 4);
+            buffer.fill(1.0);
+            Mutex::new(buffer)
+        });
         Ok(Stream { isa, traffic, buffers })
     }
 }
@@ -80,17 +86,24 @@ impl Roof for Stream {
     fn work(&self, thread: usize, repeats: u64) -> u64 {
         // No thread panics while it holds its buffer.
         let Ok(mut buffer) = self.buffers[thread].lock() else { return 0 };
-        let half = buffer.len() / 2;
         let mut once = || match self.traffic {
             Traffic::Read => roof::read(self.isa, &buffer),
             Traffic::Write => roof::write(self.isa, &mut buffer),
             Traffic::Copy => {
-                let (from, to) = buffer.split_at_mut(half);
+                let (from, to) = halves(&mut buffer);
                 roof::copy(self.isa, from, to)
             }
         };
         (0..repeats).map(|_| once().unwrap_or(0)).sum()
     }
+}
+
+/// f32s of a cache line.
+const LINE: usize = 16;
+
+/// Both halves of a buffer, each from the beginning of a line.
+fn halves(buffer: &mut [f32]) -> (&mut [f32], &mut [f32]) {
+    buffer.split_at_mut(buffer.len() / 2 / LINE * LINE)
 }
 
 /// Work a nanosecond of the fastest of the runs within some time, each of at least `shortest`: GFLOP/s or
@@ -223,6 +236,24 @@ mod tests {
         assert_eq!(2 * peak.time(&one, 3).1, peak.time(&two, 3).1);
         let stream = |pool| Stream::new(isa, Traffic::Read, 4096, pool).unwrap().time(pool, 2).1;
         assert_eq!((stream(&one), stream(&two)), (8192, 16384));
+    }
+
+    /// As the buffers of rows do, whatever their size.
+    #[test]
+    fn buffers_begin_on_a_line() {
+        let pool = Pool::new(2).unwrap();
+        let isa = Isa::best().unwrap();
+        for bytes in [4096, 24 << 10, 100_004, 1 << 20] {
+            let stream = Stream::new(isa, Traffic::Copy, bytes, &pool).unwrap();
+            for buffer in &stream.buffers {
+                let mut buffer = buffer.lock().unwrap();
+                assert_eq!((buffer.len(), buffer.iter().all(|&x| x == 1.0)), (bytes / 4, true));
+                let (from, to) = halves(&mut buffer);
+                let starts = [from.as_ptr(), to.as_ptr()].map(|start| start.align_offset(64));
+                assert_eq!(starts, [0, 0], "{bytes}");
+                assert!(from.len() <= to.len() && to.len() - from.len() < 32);
+            }
+        }
     }
 
     #[test]

@@ -25,6 +25,15 @@ pub struct Expected {
     pub underflow: f64,
 }
 
+/// What the definition gives for an output element, whichever kernel computes it.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Sum {
+    /// Products, bias and, where it accumulates, what was there before (to float64's rounding).
+    pub value: f64,
+    /// The same of absolute values.
+    pub scale: f64,
+}
+
 /// The reference of one convolution.
 #[derive(Debug)]
 pub struct Oracle<'a> {
@@ -128,6 +137,23 @@ impl<'a> Oracle<'a> {
 
     /// What the output has to be at a position.
     pub fn at(&self, position: Position) -> Expected {
+        self.expected(position, self.sum(position))
+    }
+
+    /// What the output has to be where the definition gives `sum`.
+    pub fn expected(&self, position: Position, sum: Sum) -> Expected {
+        let Sum { value, scale } = sum;
+        match &self.winograd {
+            None => Expected { value, scale, underflow: 1.0 },
+            Some(winograd) => {
+                let (products, underflow) = self.winograd_scales(winograd, position);
+                Expected { value, scale: products + self.extra(position).scale, underflow }
+            }
+        }
+    }
+
+    /// What the definition gives at a position.
+    pub fn sum(&self, position: Position) -> Sum {
         let [n, o, y, x] = position;
         let group_inputs = self.channels[0] / self.groups;
         let first = o / (self.channels[1] / self.groups) * group_inputs;
@@ -143,18 +169,21 @@ impl<'a> Oracle<'a> {
                 }
             }
         }
-        let mut extra = 0.0;
+        let extra = self.extra(position);
+        Sum { value: value + extra.value, scale: sum + extra.scale }
+    }
+
+    /// What is added to the products: bias and what was there before.
+    fn extra(&self, position: Position) -> Sum {
+        let mut extra = Sum::default();
+        let mut add = |term: f64| extra = Sum { value: extra.value + term, scale: extra.scale + term.abs() };
         if self.with_bias {
-            let bias = f64::from(self.tensors.bias[o]);
-            (value, extra) = (value + bias, extra + bias.abs());
+            add(f64::from(self.tensors.bias[position[1]]));
         }
         if self.accumulate {
-            let previous = f64::from(self.tensors.previous[self.index(position)]);
-            (value, extra) = (value + previous, extra + previous.abs());
+            add(f64::from(self.tensors.previous[self.index(position)]));
         }
-        let (scale, underflow) =
-            self.winograd.as_ref().map_or((sum, 1.0), |winograd| self.winograd_scales(winograd, position));
-        Expected { value, scale: scale + extra, underflow }
+        extra
     }
 
     /// The input, or zero where a (wrapped) coordinate lies outside.

@@ -5,7 +5,7 @@ use std::io::{self, BufWriter, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use kernels::ConvSpec;
+use kernels::{Accuracy, ConvSpec};
 use serde::{Deserialize, Serialize};
 
 use crate::engine::Refusal;
@@ -14,8 +14,8 @@ use crate::machine;
 use crate::provenance::Run;
 use crate::statistics::{Ratio, Statistics};
 
-/// Version of the fields: they are added, never renamed.
-pub const SCHEMA: u32 = 1;
+/// Version of the fields: they are added, never renamed. Version 2 has `plans` and `accuracy`.
+pub const SCHEMA: u32 = 2;
 
 /// What became of a row.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -55,6 +55,15 @@ pub enum Clock {
     Cold,
 }
 
+/// The word for what is asked of rounding errors.
+pub fn accuracy_name(accuracy: Accuracy) -> &'static str {
+    match accuracy {
+        Accuracy::Strict => "strict",
+        Accuracy::Standard => "standard",
+        Accuracy::Relaxed => "relaxed",
+    }
+}
+
 impl Clock {
     /// The word.
     pub fn name(self) -> &'static str {
@@ -92,6 +101,9 @@ pub struct Record {
     pub engine_version: Option<String>,
     /// Threads it was allowed.
     pub threads: usize,
+    /// What was asked of its rounding errors: `strict`, `standard` or `relaxed`; absent for peers, of which
+    /// nothing is asked.
+    pub accuracy: Option<String>,
     /// `nchw` or `nhwc`.
     pub layout: String,
     /// The state of the caches.
@@ -105,7 +117,6 @@ pub struct Record {
     /// Samples taken.
     pub samples: usize,
     /// Plans that the samples are of, in turn.
-    #[serde(default)]
     pub plans: usize,
     /// Median of the samples.
     pub median_ns: Option<f64>,
@@ -358,7 +369,7 @@ pub(crate) mod tests {
     pub(crate) fn row(layer: &str, kernel: &str, ns: f64) -> Record {
         let spec: ConvSpec = "c1 h3 w3 o1 k3".parse().unwrap();
         let layer = Layer { name: layer.to_owned(), ..Layer::of_spec(spec) };
-        let naive = Ours { kernel: kernels::kernel("naive").unwrap(), accuracy: kernels::Accuracy::Standard };
+        let naive = Ours { kernel: kernels::kernel("naive").unwrap(), accuracy: Accuracy::Standard };
         let mut row = crate::bench::blank(&layer, &naive, &Pool::new(1).unwrap(), Clock::Warm, None);
         (row.requested, row.kernel) = (kernel.to_owned(), kernel.to_owned());
         row.set_times(&Statistics::of(&[Sample { round: 0, plan: 0, ns }]).unwrap(), &spec, None);
@@ -402,8 +413,13 @@ pub(crate) mod tests {
         };
         assert!(message("cut", &[&good, &good[..50]]).contains("cut:2: is no row of results"));
         assert!(message("array", &["[1]"]).contains("it has no `schema`"));
-        let other = good.replace("\"schema\":1", "\"schema\":7");
-        assert!(message("version", &[&other]).contains("has version 7, but this program reads version 1"));
+        let other = good.replace("\"schema\":2", "\"schema\":7");
+        assert!(message("version", &[&other]).contains("has version 7, but this program reads version 2"));
+        // Rows from before these fields were there.
+        let older = good.replace("\"schema\":2", "\"schema\":1").replace("\"accuracy\":\"standard\",", "");
+        assert!(
+            message("older", &[&older]).contains("older:1: has version 1, but this program reads version 2")
+        );
         let unknown = good.replacen('{', "{\"colour\":1,", 1);
         assert!(message("unknown", &[&unknown]).contains("unknown field `colour`"));
         let missing = good.replace("\"threads\":1,", "");

@@ -297,6 +297,9 @@ mod tests {
         reached("batch", &|s| s.batch() > 1);
         reached("nhwc", &|s| s.layout() == Layout::Nhwc);
         reached("winograd", &|s| s.kernel() == [3, 3] && s.stride() == [1, 1] && s.in_channels() > 16);
+        reached("winograd 5x5", &|s| {
+            s.kernel() == [5, 5] && s.stride() == [1, 1] && s.dilation() == [1, 1] && s.in_channels() > 16
+        });
         for modulus in [4, 8, 16, 32] {
             for rest in [0, 1, modulus - 1] {
                 reached("filters", &|s| {

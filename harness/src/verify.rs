@@ -2,7 +2,7 @@
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use kernels::{ConvSpec, Isa, Kernel, Plan, PlanOptions, Workspace};
+use kernels::{ConvError, ConvSpec, Isa, Kernel, Plan, PlanOptions, Workspace};
 use proptest::strategy::{Strategy, ValueTree};
 use proptest::test_runner::{Config, RngAlgorithm, TestRng, TestRunner};
 
@@ -60,18 +60,23 @@ pub fn run_case(kernel: &dyn Kernel, case: &Case) -> Result<(), String> {
     if case.options.threads > 1 {
         let options = PlanOptions { threads: 1, ..case.options };
         let single = kernel.plan(&case.spec, &tensors.weights, &options).map_err(|e| e.to_string())?;
-        let output = |plan: &dyn Plan| -> Result<Buffer, String> {
-            let mut output = tensors.previous.clone();
-            let bias = case.with_bias.then_some(&tensors.bias[..]);
-            plan.run(&tensors.input, bias, &mut output, &mut Workspace::default())
-                .map_err(|e| e.to_string())?;
-            Ok(output)
-        };
+        let output = |plan| output(plan, case, &tensors).map_err(|e| e.to_string());
         if !same_bits(&output(plan.as_ref())?, &output(single.as_ref())?) {
             return Err(format!("{} threads give other bits than 1", case.options.threads));
         }
     }
     Ok(())
+}
+
+/// What a plan gives for a case.
+///
+/// # Errors
+/// When it does not run.
+pub fn output(plan: &dyn Plan, case: &Case, tensors: &data::Tensors) -> Result<Buffer, ConvError> {
+    let mut output = tensors.previous.clone();
+    let bias = case.with_bias.then_some(&tensors.bias[..]);
+    plan.run(&tensors.input, bias, &mut output, &mut Workspace::default())?;
+    Ok(output)
 }
 
 /// Runs a plan between guards, twice, and compares with the oracle.

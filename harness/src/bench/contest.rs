@@ -1,6 +1,7 @@
 //! The engines of a layer against each other: prepared, verified, timed in turns, compared.
 
 use std::cell::RefCell;
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use kernels::{CacheSizes, Isa, Workspace};
@@ -27,12 +28,22 @@ const MOST_PLANS: usize = 8;
 const PLANS_SHARE: u32 = 5;
 const PLANS_TIME: Duration = Duration::from_millis(100);
 
-/// An engine that has given a right result.
+/// An engine with all its plans.
 struct Contender<'a> {
     /// The row that tells of it.
     row: usize,
     rotation: Rotation<'a>,
     own_flops: Option<u64>,
+}
+
+/// An engine that has given a right result, while its plans are made.
+struct Making<'a> {
+    /// The row that tells of it.
+    row: usize,
+    engine: &'a dyn Engine,
+    plans: Vec<Box<dyn Prepared + 'a>>,
+    /// Plans that there are to be.
+    wanted: usize,
 }
 
 /// What all engines of a layer share.
@@ -90,36 +101,66 @@ impl<'a> Arena<'a> {
         Io { tensors: &self.tensors[set], output: &self.outputs[set], workspace: &self.workspace }
     }
 
-    /// An engine's contender, with so many plans or as many as there is time for: the first is verified as
-    /// `row` then tells, all others at fewer places.
-    fn contender<'b>(
+    /// An engine's first plan, verified as `row` then tells, and how many there are to be: so many, or as many as
+    /// there is time for.
+    fn first<'b>(
         &'b self,
         engine: &'b dyn Engine,
         index: usize,
         plans: Option<usize>,
         row: &mut Record,
-    ) -> Result<Contender<'b>, Refusal> {
+    ) -> Result<Making<'b>, Refusal> {
         let first = verified(engine, self.layer, self.io(0), self.pool, sampling(self.layer), row)?;
-        let own_flops = first.facts().own_flops;
-        let (plans, sets) = match self.clock {
-            Clock::Warm => (plans.unwrap_or_else(|| self.plans_of(engine, row)), 1),
-            Clock::Cold => (1, self.tensors.len()),
+        let wanted = match self.clock {
+            Clock::Warm => plans.unwrap_or_else(|| self.plans_of(engine, row)),
+            Clock::Cold => self.tensors.len(),
         };
-        let mut all = vec![first];
-        for next in 1..plans.max(sets) {
-            all.push(self.another(engine, next % sets)?);
+        Ok(Making { row: index, engine, plans: vec![first], wanted })
+    }
+
+    /// Makes the plans that are still wanted, one of each row in turn: where memory lies depends on when it was
+    /// asked for, and no row is to have the first or the last of it. They are verified at fewer places; rows are
+    /// told of those that are wrong. Nothing if stopped meanwhile.
+    fn others<'b>(
+        &'b self,
+        all: &mut Vec<Making<'b>>,
+        rows: &mut [Record],
+        observer: &mut dyn Observer,
+    ) -> Option<()> {
+        let most = all.iter().map(|making| making.wanted).max().unwrap_or(0);
+        for next in 1..most {
+            if !observer.carry_on() {
+                return None;
+            }
+            all.retain_mut(|making| {
+                if next >= making.wanted {
+                    return true;
+                }
+                let another = self.another(making.engine, next % self.tensors.len());
+                another
+                    .map(|plan| making.plans.push(plan))
+                    .map_err(|refusal| rows[making.row].refuse(refusal))
+                    .is_ok()
+            });
         }
-        row.plans = all.len();
+        Some(())
+    }
+
+    /// The contender with the plans that were made.
+    fn contender<'b>(&'b self, making: Making<'b>, row: &mut Record) -> Contender<'b> {
+        let Making { row: index, plans, .. } = making;
+        row.plans = plans.len();
+        let own_flops = plans.first().and_then(|plan| plan.facts().own_flops);
         let rotation = match self.clock {
-            Clock::Warm => Rotation::warm(all),
+            Clock::Warm => Rotation::warm(plans),
             Clock::Cold => {
                 // Some instruction set is there, or no kernel would be.
                 let isa = Isa::best().unwrap_or(Isa::Wide);
                 let (memory, each, pool) = (&self.ballast[..], self.ballast_each, self.pool);
-                Rotation::cold(all, Ballast { memory, each, pool, isa })
+                Rotation::cold(plans, Ballast { memory, each, pool, isa })
             }
         };
-        Ok(Contender { row: index, rotation, own_flops })
+        Contender { row: index, rotation, own_flops }
     }
 
     fn another<'b>(&'b self, engine: &'b dyn Engine, set: usize) -> Result<Box<dyn Prepared + 'b>, Refusal> {
@@ -160,25 +201,33 @@ pub(super) fn rows(
             return Some(rows);
         }
     };
-    let mut contenders: Vec<Contender<'_>> = Vec::new();
+    let mut making: Vec<Making<'_>> = Vec::new();
     for (index, row) in rows.iter_mut().enumerate() {
         if !observer.carry_on() {
             return None;
         }
-        match arena.contender(engine(index), index, None, row) {
-            Ok(contender) => contenders.push(contender),
+        match arena.first(engine(index), index, None, row) {
+            Ok(first) => making.push(first),
             Err(refusal) => row.refuse(refusal),
         }
     }
     // The first that works runs twice: what differs between its two rows is noise.
-    if let Some(first) = contenders.first().map(|contender| contender.row) {
-        let mut again = Record { role: Role::Aa, ..rows[first].clone() };
-        match arena.contender(engine(first), rows.len(), Some(again.plans), &mut again) {
-            Ok(contender) => contenders.push(contender),
+    if let Some(&Making { row, engine, wanted, .. }) = making.first() {
+        let mut again = Record { role: Role::Aa, ..rows[row].clone() };
+        match arena.first(engine, rows.len(), Some(wanted), &mut again) {
+            Ok(first) => making.push(first),
             Err(refusal) => again.refuse(refusal),
         }
         rows.push(again);
     }
+    arena.others(&mut making, &mut rows, observer)?;
+    let mut contenders: Vec<Contender<'_>> = making
+        .into_iter()
+        .map(|making| {
+            let row = making.row;
+            arena.contender(making, &mut rows[row])
+        })
+        .collect();
     time(&arena, &mut contenders, &mut rows, request, observer)?;
     Some(rows)
 }
@@ -217,7 +266,7 @@ fn time(
     for (contender, samples) in contenders.iter().zip(of_rows) {
         let row = &mut rows[contender.row];
         match samples {
-            Ok(samples) => row.set_times(&Statistics::of(samples)?, &layer.spec, contender.own_flops),
+            Ok(samples) => tell(row, samples, layer, contender.own_flops)?,
             Err(failure) => row.refuse(Refusal::unavailable(failure)),
         }
     }
@@ -227,6 +276,17 @@ fn time(
         Some((*of, roof.time(pool, 1).1 as f64 / fastest))
     });
     set_roofs(rows, &rates.collect::<Vec<_>>());
+    Some(())
+}
+
+/// Tells a row its times; nothing if there are none.
+fn tell(row: &mut Record, samples: &[Sample], layer: &Layer, own_flops: Option<u64>) -> Option<()> {
+    row.set_times(&Statistics::of(samples)?, &layer.spec, own_flops);
+    // A slow row may not come to all its plans. Cold samples are of all sets together.
+    if row.clock == Clock::Warm {
+        let plans: BTreeSet<usize> = samples.iter().map(|sample| sample.plan).collect();
+        row.plans = plans.len();
+    }
     Some(())
 }
 
@@ -257,6 +317,85 @@ fn compare(
         if let Some(ratio) = Ratio::paired(theirs, own) {
             let base = base.to_owned();
             rows[row].set_ratio(&base, ratio);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::engine::Ours;
+    use crate::layers;
+
+    /// Notes whose plans are made.
+    #[derive(Debug)]
+    struct Noted<'a>(Ours, &'a RefCell<Vec<&'a str>>, &'a str);
+
+    impl Engine for Noted<'_> {
+        fn engine(&self) -> &str {
+            OURS
+        }
+        fn id(&self) -> &str {
+            self.2
+        }
+        fn prepare<'a>(
+            &'a self,
+            spec: &kernels::ConvSpec,
+            io: Io<'a>,
+            pool: &'a Pool,
+        ) -> Result<Box<dyn Prepared + 'a>, Refusal> {
+            self.1.borrow_mut().push(self.2);
+            let made = self.1.borrow().iter().filter(|id| **id == self.2).count();
+            if self.2 == "wrong" && made > 2 {
+                return Err(Refusal::unavailable("the third plan is one too many"));
+            }
+            self.0.prepare(spec, io, pool)
+        }
+    }
+
+    struct Patient;
+
+    impl Observer for Patient {
+        fn next(&mut self, _: &Layer, _: usize, _: Clock) {}
+        fn rows(&mut self, _: &[Record]) {}
+        fn carry_on(&mut self) -> bool {
+            true
+        }
+    }
+
+    /// Whoever came first would have other memory than whoever came last.
+    #[test]
+    fn plans_of_all_rows_are_made_in_turn() {
+        let layer = layers::parse("a 1 c8 h9 w9 o8 k3", "test").unwrap().remove(0);
+        let ours = Ours { kernel: kernels::kernel("direct").unwrap(), accuracy: kernels::Accuracy::Standard };
+        let pool = Pool::new(1).unwrap();
+        let arena = Arena::new(&layer, &pool, Clock::Warm, Duration::from_millis(10), 3).unwrap();
+        let log = RefCell::new(Vec::new());
+        let engines = ["a", "wrong", "b"].map(|id| Noted(ours, &log, id));
+        let mut rows = engines.each_ref().map(|engine| blank(&layer, engine, &pool, Clock::Warm, None));
+        let mut all = Vec::new();
+        for (index, (engine, plans)) in engines.iter().zip([4, 4, 2]).enumerate() {
+            all.push(arena.first(engine, index, Some(plans), &mut rows[index]).unwrap());
+        }
+        arena.others(&mut all, &mut rows, &mut Patient).unwrap();
+        assert_eq!(log.borrow().concat(), "awrongbawrongbawronga");
+        let made: Vec<(usize, usize)> = all.iter().map(|making| (making.row, making.plans.len())).collect();
+        assert_eq!((made, rows[1].status), (vec![(0, 4), (2, 2)], Status::Unavailable));
+    }
+
+    /// Not those that were made, but those that came to their turn.
+    #[test]
+    fn plans_of_a_row_are_those_that_were_sampled() {
+        let layer = layers::parse("a 1 c8 h9 w9 o8 k3", "test").unwrap().remove(0);
+        let kernel = kernels::kernel("direct").unwrap();
+        let engine = Ours { kernel, accuracy: kernels::Accuracy::Standard };
+        let pool = Pool::new(1).unwrap();
+        let samples = [(0, 5), (1, 2), (2, 5)].map(|(round, plan)| Sample { round, plan, ns: 1.0 });
+        for (clock, plans) in [(Clock::Warm, 2), (Clock::Cold, 8)] {
+            let mut row = Record { plans: 8, ..blank(&layer, &engine, &pool, clock, None) };
+            tell(&mut row, &samples, &layer, None).unwrap();
+            assert_eq!((row.plans, row.samples), (plans, 3));
+            assert_eq!(tell(&mut row, &[], &layer, None), None);
         }
     }
 }

@@ -9,7 +9,7 @@ use crate::engine::{Engine, Facts, Io, Prepared, Refusal};
 use crate::layers::Layer;
 use crate::pinning::Pool;
 use crate::provenance::Run;
-use crate::record::{Clock, Record, Role, SCHEMA, Status};
+use crate::record::{Clock, Record, Role, SCHEMA, Status, accuracy_name};
 use crate::statistics::median;
 
 /// A row of which nothing is known yet.
@@ -31,6 +31,7 @@ pub fn blank(
         engine: engine.engine().to_owned(),
         engine_version: engine.version(),
         threads: pool.threads(),
+        accuracy: engine.accuracy().map(|accuracy| accuracy_name(accuracy).to_owned()),
         layout: match layer.spec.layout() {
             Layout::Nchw => "nchw",
             Layout::Nhwc => "nhwc",

@@ -117,6 +117,8 @@ pub struct Results {
     pub contestants: Vec<Contestant>,
     /// What most rows were compared with; of rows that were compared with nothing the usual one.
     pub baseline: Option<usize>,
+    /// What was asked of the rounding errors of our rows, in the order in which it was met.
+    pub accuracies: Vec<String>,
     /// Rows that took the place of an earlier one of the same layer, setting and engine.
     pub replaced: usize,
     rows: Vec<(usize, Record)>,
@@ -133,6 +135,7 @@ impl Results {
             settings: Vec::new(),
             contestants: Vec::new(),
             baseline: None,
+            accuracies: Vec::new(),
             replaced: 0,
             rows: Vec::new(),
             places: HashMap::new(),
@@ -142,6 +145,11 @@ impl Results {
             let setting = setting_of(row);
             if !results.settings.contains(&setting) {
                 results.settings.push(setting);
+            }
+            if let Some(accuracy) =
+                row.accuracy.as_ref().filter(|accuracy| !results.accuracies.contains(accuracy))
+            {
+                results.accuracies.push(accuracy.clone());
             }
         }
         results.settings.sort_by_key(|setting| (setting.threads, setting.clock == Clock::Cold));

@@ -261,6 +261,23 @@ fn later_rows_replace_earlier_ones() {
     );
 }
 
+#[test]
+fn rows_of_several_accuracies_are_told() {
+    let of = |id: &str, accuracy: Option<&str>| Record {
+        accuracy: accuracy.map(str::to_owned),
+        ..row("a", id, 1.0)
+    };
+    let told = |rows: Vec<Record>| {
+        let warnings = sections::document(&results(rows)).warnings;
+        warnings
+            .iter()
+            .any(|warning| warning.text == "Rows of several accuracies are side by side: standard, relaxed.")
+    };
+    let standard = [of("auto", Some("standard")), of("peer", None), of("direct", Some("standard"))];
+    assert!(!told(standard.to_vec()));
+    assert!(told([&standard[..], &[of("auto", Some("relaxed"))]].concat()));
+}
+
 /// Rows of every kind, with names that try to be markup.
 fn hostile() -> Results {
     let name = "<script>alert(1)</script>|`\"'&";

@@ -35,7 +35,7 @@ pub(crate) fn compare(args: &args::Compare, out: &mut dyn Write) -> Outcome {
     let comparison = compared(&base, &new, measure);
     if comparison.changes.is_empty() {
         return Err(refused(
-            "no row of one run is in the other: layer, spec, kernel, threads and clock must agree",
+            "no row of one run is in the other: layer, spec, kernel, threads, accuracy and clock must agree",
         ));
     }
     if args.json {
@@ -79,6 +79,7 @@ fn change_json(change: &Change<'_>) -> serde_json::Value {
         "spec": base.spec,
         "requested": base.requested,
         "threads": base.threads,
+        "accuracy": base.accuracy,
         "clock": base.clock,
         "verdict": word(*verdict),
         "speed": speed.map(|speed| speed[0]),

@@ -108,6 +108,10 @@ fn warnings(results: &Results) -> Vec<Warning> {
     if let Some(unlike) = runs.iter().skip(1).find_map(|run| runs[0].unlike(run)) {
         warnings.push(format!("Rows of unlike machines are side by side: {unlike}."));
     }
+    if results.accuracies.len() > 1 {
+        warnings
+            .push(format!("Rows of several accuracies are side by side: {}.", results.accuracies.join(", ")));
+    }
     if results.replaced > 0 {
         warnings.push(format!(
             "{} measured again in a later row or file; the later one counts.",
