@@ -101,11 +101,11 @@ pub(super) fn chunks<V: Variant>(spec: &ConvSpec, machine: Machine) -> Chunks {
     let [rows, columns] = [spec.out_height(), spec.out_width()].map(|n| n.div_ceil(V::M));
     let most = most_tiles::<V>(spec, width);
     // 60 % of the level-2 cache; of many tiles, whole register tiles of the longest kind.
-    let near = caches.l2 / 10 * 6 / (4 * elements * v_tile);
+    let near = (caches.l2 / 10 * 6 / (4 * elements * v_tile)).max(14);
     let near = match spec.layout() {
         // A whole row of planes is read and written better than parts of it: then 75 %.
         Layout::Nchw if (near + 1..=near / 4 * 5).contains(&columns) => columns,
-        _ if near < 28 => near.max(14),
+        _ if near < 28 => near,
         _ => near / 14 * 14,
     };
     let tiles = (spec.batch() * rows * columns) as f64;
