@@ -35,6 +35,7 @@ pub const NETWORKS: &[(&str, &str)] = &[
     ("alexnet-torchvision", include_str!("../../benches/layers/alexnet-torchvision.txt")),
     ("vgg16", include_str!("../../benches/layers/vgg16.txt")),
     ("resnet50", include_str!("../../benches/layers/resnet50.txt")),
+    ("resnext50", include_str!("../../benches/layers/resnext50.txt")),
     ("mobilenetv1", include_str!("../../benches/layers/mobilenetv1.txt")),
     ("mobilenetv2", include_str!("../../benches/layers/mobilenetv2.txt")),
     ("lecture", include_str!("../../benches/layers/lecture.txt")),
@@ -295,7 +296,7 @@ mod tests {
     use super::*;
 
     /// (network, convolutions, parameters without bias, multiply-adds) as published or counted by hand.
-    const TOTALS: [(&str, usize, u64, u64); 7] = [
+    const TOTALS: [(&str, usize, u64, u64); 8] = [
         // 150 + 2400 + 48000 weights.
         ("lenet5", 3, 50_550, 405_600),
         // 34,848 + 307,200 + 884,736 + 663,552 + 442,368 weights.
@@ -306,6 +307,8 @@ mod tests {
         // 25,557,032 parameters less the classifier's 2,049,000 and 53,120 of batch normalisation;
         // 4.09 billion multiply-adds, of which the classifier has 2 million.
         ("resnet50", 53, 23_454_912, 4_087_136_256),
+        // 25,028,904 parameters less the classifier's 2,049,000 and 68,224 of batch normalisation.
+        ("resnext50", 53, 22_911_680, 4_228_431_872),
         // 569 million multiply-adds with the classifier's million.
         ("mobilenetv1", 27, 3_185_088, 567_716_352),
         // 300,774,272 multiply-adds with the 1,280,000 of the classifier.
