@@ -3,7 +3,9 @@
 use std::ops::Range;
 
 use crate::kernel::PlanOptions;
-use crate::microkernel::{Bias, Epilogue, Rows, Segments, Tile, balanced, tile_fn};
+use crate::microkernel::{
+    Bias, Copying, Epilogue, Rows, Segments, Tile, balanced, copying_tile_fn, tile_fn,
+};
 use crate::simd::Simd;
 use crate::weights::{Panels, Strips};
 
@@ -95,12 +97,15 @@ pub(crate) unsafe fn pixels_by_filters<S: Simd>(
 }
 
 /// Filters are rows, pixels are columns (NCHW): `c[filter][pixel] (+)= strip·b`. The pixels come
-/// packed in panels of `S::NR`: `b[panel][step][S::NR]`, steps of this pass only.
+/// packed in panels of `S::NR`: `b[panel][step][S::NR]`, steps of this pass only. Meanwhile others may be
+/// packed: the first tiles take part in the copying, as many as it needs.
 ///
 /// # Safety
 /// `c` is valid for writes (and reads, when the pass accumulates) of `pixels` f32s at each filter of
 /// `strip_range` of `group`, `c_row` apart, counted from the group's first filter, and nobody else
-/// touches those; the bias has a value for each filter of the group. `b` holds all panels.
+/// touches those; the bias has a value for each filter of the group. `b` holds all panels. If there is a
+/// copying, it has a plane for each step of the pass, whose pixels are valid for reads and whose panels are
+/// valid for writes; where it needs tiles there are as many whole panels.
 pub(crate) unsafe fn filters_by_pixels<S: Simd>(
     simd: S,
     strips: &Strips,
@@ -111,6 +116,7 @@ pub(crate) unsafe fn filters_by_pixels<S: Simd>(
     pass: &Pass,
     c: *mut f32,
     c_row: usize,
+    mut copying: Option<&mut Copying>,
 ) {
     let panel_len = pass.steps.len() * S::NR;
     for index in strip_range {
@@ -133,9 +139,16 @@ pub(crate) unsafe fn filters_by_pixels<S: Simd>(
                 columns,
                 epilogue: Epilogue { bias, ..pass.epilogue },
             };
-            // SAFETY: the strip holds `rows` values for every step, `data` NR; filters and columns of
-            // `c` are valid, by the caller's promise.
-            unsafe { tile_fn::<S>(strip.filters, columns.div_ceil(S::LANES))(simd, &tile) };
+            // SAFETY: the strip holds `rows` adjacent values for every step, `data` NR; filters and columns of
+            // `c`, and what is copied, are valid, by the caller's promise.
+            unsafe {
+                match &mut copying {
+                    Some(copying) if copying.is_left() => {
+                        copying_tile_fn::<S>(strip.filters)(simd, &tile, copying);
+                    }
+                    _ => tile_fn::<S>(strip.filters, columns.div_ceil(S::LANES))(simd, &tile),
+                }
+            }
         }
     }
 }

@@ -45,6 +45,7 @@ use crate::cache::CacheSizes;
 use crate::error::ConvError;
 use crate::gemm::{Pass, filters_by_pixels, pixels_by_filters};
 use crate::kernel::{Body, PlanOptions};
+use crate::microkernel::Copying;
 use crate::packed::Packed;
 use crate::parallel;
 use crate::partition::{Partition, Partitioned, Shared, Unit, Worker};
@@ -95,25 +96,29 @@ impl Algorithm for Pointwise {
                         let run = if near { 4 * S::MR } else { block };
                         Nhwc { simd, spec, options, panels, block, packed_row, run, far }
                     };
-                    Ok(body(&spec, options.threads, S::MR, count, worker))
+                    let most = caches.l2 / 2 / (4 * spec.group_in_channels());
+                    Ok(body(&spec, options.threads, most, S::MR, count, worker))
                 })
             }
             Layout::Nchw => {
                 let strips = Strips::pack::<S>(spec, weights, Order::ChannelRowColumn)?;
                 Packed::new(simd, options, strips.bytes(), strips, |simd, spec, &options, strips| {
                     let (spec, count) = (*spec, strips.count);
-                    let worker = |block| Nchw { simd, spec, options, strips, block };
-                    Ok(body(&spec, options.threads, S::NR, count, worker))
+                    let caches = CacheSizes::detect();
+                    let (run, far) = (run::<S>(&spec, &caches), caches.is_far(spec.output_len()));
+                    let worker = |_| Nchw { simd, spec, options, strips, run, far };
+                    Ok(body(&spec, options.threads, usize::MAX, S::NR, count, worker))
                 })
             }
         })
     }
 }
 
-/// The body around a worker, which is told the pixels of a block; a block's input fills half the level-2 cache.
+/// The body around a worker, which is told the pixels of a block, `most` at most.
 fn body<W: Worker + 'static>(
     spec: &ConvSpec,
     threads: usize,
+    most: usize,
     tile: usize,
     filter_tiles: usize,
     worker: impl FnOnce(usize) -> W,
@@ -121,7 +126,6 @@ fn body<W: Worker + 'static>(
     let threads = parallel::worthwhile(threads, spec);
     let images = spec.batch() * spec.groups();
     let pixels = spec.out_height() * spec.out_width();
-    let most = CacheSizes::detect().l2 / 2 / (4 * spec.group_in_channels());
     let partition = Partition::new(images, pixels, most, tile, filter_tiles, threads);
     let worker = worker(partition.block);
     Box::new(Partitioned { spec: *spec, threads, images, partition, worker })
@@ -207,14 +211,24 @@ struct Nchw<S> {
     spec: ConvSpec,
     options: PlanOptions,
     strips: Arc<Strips>,
-    block: usize,
+    /// Pixels over which all filters pass before the next, while those are packed: whole panels.
+    run: usize,
+    /// Outputs lie beyond the level-2 cache.
+    far: bool,
+}
+
+/// Panels that are packed together at most: lines enough side by side for a core to see them coming.
+const RUN: usize = 4;
+
+/// Pixels of a run: few panels, as many as leave half the level-2 cache to weights and outputs.
+fn run<S: Simd>(spec: &ConvSpec, caches: &CacheSizes) -> usize {
+    (caches.l2 / 4 / (4 * spec.group_in_channels() * S::NR)).clamp(1, RUN) * S::NR
 }
 
 impl<S: Simd> Worker for Nchw<S> {
     fn scratch_len(&self) -> usize {
-        let block = self.block.next_multiple_of(S::NR);
-        let row = if self.spec.stride() == [1, 1] { 0 } else { block };
-        self.spec.group_in_channels() * block + row
+        let row = if self.spec.stride() == [1, 1] { 0 } else { self.run };
+        2 * self.spec.group_in_channels() * self.run + row
     }
 
     fn unit(&self, unit: &Unit, io: &Shared<'_>, scratch: &mut [f32]) {
@@ -223,24 +237,39 @@ impl<S: Simd> Worker for Nchw<S> {
         let (in_pixels, pixels) = (spec.in_height() * spec.in_width(), spec.out_height() * spec.out_width());
         let group = unit.image % spec.groups();
         let planes = &io.input[unit.image * channels * in_pixels..][..channels * in_pixels];
-        let (scratch, row) = scratch.split_at_mut(channels * self.block.next_multiple_of(S::NR));
-        self.simd.vectorize(Pack { spec, planes, pixels: unit.pixels.clone(), panels: scratch, row });
-        let bias = io.group_bias(spec, group);
-        let pass = Pass::of(0, channels, channels, &self.options, bias);
-        let start = unit.image * filters * pixels + unit.pixels.start;
-        // SAFETY: the unit's output elements belong to it alone.
-        unsafe {
-            filters_by_pixels(
-                self.simd,
-                &self.strips,
-                group,
-                unit.filter_tiles.clone(),
-                scratch,
-                unit.pixels.len(),
-                &pass,
-                io.output.at(start),
-                pixels,
-            );
+        let (mut now, later) = scratch.split_at_mut(channels * self.run);
+        let (mut next, row) = later.split_at_mut(channels * self.run);
+        let mut pass = Pass::of(0, channels, channels, &self.options, io.group_bias(spec, group));
+        pass.epilogue.far = self.far;
+        let run = |start: usize| start..(start + self.run).min(unit.pixels.end);
+        let mut here = run(unit.pixels.start);
+        self.simd.vectorize(Pack { spec, planes, pixels: here.clone(), panels: now, row });
+        while !here.is_empty() {
+            let there = run(here.end);
+            // Whole panels of pixels side by side are packed by the tiles.
+            let whole = if spec.stride() == [1, 1] { there.len() / S::NR } else { 0 };
+            let from = planes.as_ptr().wrapping_add(there.start);
+            let mut copying = Copying::new::<S>(from, in_pixels, channels, next.as_mut_ptr(), whole);
+            // SAFETY: the unit's output elements belong to it alone; the planes hold the pixels that are copied,
+            // `next` has room for a run of them, and a run that is followed by another has as many panels.
+            unsafe {
+                filters_by_pixels(
+                    self.simd,
+                    &self.strips,
+                    group,
+                    unit.filter_tiles.clone(),
+                    now,
+                    here.len(),
+                    &pass,
+                    io.output.at(unit.image * filters * pixels + here.start),
+                    pixels,
+                    Some(&mut copying),
+                );
+            }
+            let (rest, packed) = (there.start + whole * S::NR..there.end, whole * channels * S::NR);
+            self.simd.vectorize(Pack { spec, planes, pixels: rest, panels: &mut next[packed..], row });
+            (now, next) = (next, now);
+            here = there;
         }
     }
 }
@@ -263,34 +292,24 @@ impl<S: Simd> SimdOp<S> for Pack<'_> {
         let Pack { spec, planes, pixels, panels, row } = self;
         let plane = spec.in_height() * spec.in_width();
         let len = spec.group_in_channels() * S::NR;
-        if spec.stride() == [1, 1] {
-            // Some cache lines of a plane at a time, and those of a few planes ahead are asked for: planes are
-            // too many for a core to see each of them coming.
-            for (start, group) in pixels.clone().step_by(RUN * S::NR).zip(panels.chunks_mut(RUN * len)) {
-                let pixels = start..(start + RUN * S::NR).min(pixels.end);
-                for (channel, from) in planes.chunks_exact(plane).enumerate() {
-                    for line in pixels.clone().step_by(LINE) {
-                        prefetch(from.as_ptr().wrapping_add(AHEAD * plane + line));
-                    }
-                    for (from, to) in from[pixels.clone()].chunks(S::NR).zip(group.chunks_exact_mut(len)) {
-                        copy(simd, from, &mut to[channel * S::NR..][..S::NR]);
-                    }
+        for (channel, from) in planes.chunks_exact(plane).enumerate() {
+            let from = if spec.stride() == [1, 1] {
+                // Planes are too many for a core to see each of them coming.
+                for line in pixels.clone().step_by(LINE) {
+                    prefetch(from.as_ptr().wrapping_add(AHEAD * plane + line));
                 }
-            }
-            return;
-        }
-        for (channel, plane) in planes.chunks_exact(plane).enumerate() {
-            let row = &mut row[..pixels.len()];
-            skip(simd, spec, plane, pixels.start, row);
-            for (from, packed) in row.chunks(S::NR).zip(panels.chunks_exact_mut(len)) {
-                copy(simd, from, &mut packed[channel * S::NR..][..S::NR]);
+                &from[pixels.clone()]
+            } else {
+                let row = &mut row[..pixels.len()];
+                skip(simd, spec, from, pixels.start, row);
+                row
+            };
+            for (from, to) in from.chunks(S::NR).zip(panels.chunks_exact_mut(len)) {
+                copy(simd, from, &mut to[channel * S::NR..][..S::NR]);
             }
         }
     }
 }
-
-/// Panels that are packed together, channel by channel.
-const RUN: usize = 4;
 
 /// Channels ahead of which lines are asked for: few enough for planes whose lines share a set of the cache.
 const AHEAD: usize = 4;
