@@ -3,9 +3,7 @@
 use std::ops::Range;
 
 use crate::kernel::PlanOptions;
-use crate::microkernel::{
-    Bias, Copying, Epilogue, Rows, Segments, Tile, balanced, copying_tile_fn, tile_fn,
-};
+use crate::microkernel::{Bias, Copying, Epilogue, Rows, Segments, Tile, balanced, copying_tile_fn, tile_fn};
 use crate::simd::Simd;
 use crate::weights::{Panels, Strips};
 

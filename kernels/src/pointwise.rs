@@ -12,17 +12,19 @@
 //! NCHW  input  [channel][pixel]   columns of the tile, packed in panels of NR pixels
 //!       weights [strip][channel][rows]
 //! ```
-//! Packing a block of pixels costs one load and store for each `filters` multiply-adds. NHWC pixels
+//! Packing costs one load and store for each `filters` multiply-adds, and the tiles of some pixels do it for the
+//! next ones, in the shadow of their sums (not where the stride skips some). NHWC pixels
 //! are packed as well where the stride skips some (so that tiles run over row ends) and where their
 //! distance is a large power of two (their cache lines would fall in the same set).
 //!
 //! # Loop nest
 //! ```text
 //! for each unit (image, group, block of pixels, part of the filters):   parallel
-//!     pack the block where needed
-//!     for each panel or strip of filters: for each tile of pixels: for each channel: outer product
+//!     NHWC: pack the block where needed
+//!     for each run of pixels: for each panel or strip of filters:
+//!         for each tile of pixels: for each channel: outer product, NCHW: and a row of the next run is packed
 //! ```
-//! A block of pixels stays in half the level-2 cache while all filters pass over it.
+//! A run of pixels stays in the level-1 or the level-2 cache while all filters pass over it.
 //!
 //! # Register budget
 //! That of the [micro-kernel](crate::microkernel).
@@ -96,8 +98,11 @@ impl Algorithm for Pointwise {
                         let run = if near { 4 * S::MR } else { block };
                         Nhwc { simd, spec, options, panels, block, packed_row, run, far }
                     };
+                    // A block's input fills half the level-2 cache.
                     let most = caches.l2 / 2 / (4 * spec.group_in_channels());
-                    Ok(body(&spec, options.threads, most, S::MR, count, worker))
+                    let cut =
+                        |images, pixels, threads| Partition::new(images, pixels, most, S::MR, count, threads);
+                    Ok(body(&spec, options.threads, cut, worker))
                 })
             }
             Layout::Nchw => {
@@ -107,26 +112,32 @@ impl Algorithm for Pointwise {
                     let caches = CacheSizes::detect();
                     let (run, far) = (run::<S>(&spec, &caches), caches.is_far(spec.output_len()));
                     let worker = |_| Nchw { simd, spec, options, strips, run, far };
-                    Ok(body(&spec, options.threads, usize::MAX, S::NR, count, worker))
+                    // Only the first run is packed by itself, but with a stride all of them are, slowly.
+                    let preparation = |block: u128| match spec.stride() {
+                        [1, 1] => 4 * block.min(run as u128),
+                        _ => 20 * block,
+                    };
+                    let cut = |images, pixels, threads| {
+                        let most = usize::MAX;
+                        Partition::with_preparation(images, pixels, most, S::NR, count, threads, preparation)
+                    };
+                    Ok(body(&spec, options.threads, cut, worker))
                 })
             }
         })
     }
 }
 
-/// The body around a worker, which is told the pixels of a block, `most` at most.
+/// The body around a worker, which is told the pixels of a block. `cut` is told images, pixels and threads.
 fn body<W: Worker + 'static>(
     spec: &ConvSpec,
     threads: usize,
-    most: usize,
-    tile: usize,
-    filter_tiles: usize,
+    cut: impl FnOnce(usize, usize, usize) -> Partition,
     worker: impl FnOnce(usize) -> W,
 ) -> Box<dyn Body> {
     let threads = parallel::worthwhile(threads, spec);
     let images = spec.batch() * spec.groups();
-    let pixels = spec.out_height() * spec.out_width();
-    let partition = Partition::new(images, pixels, most, tile, filter_tiles, threads);
+    let partition = cut(images, spec.out_height() * spec.out_width(), threads);
     let worker = worker(partition.block);
     Box::new(Partitioned { spec: *spec, threads, images, partition, worker })
 }
@@ -222,7 +233,8 @@ const RUN: usize = 4;
 
 /// Pixels of a run: few panels, as many as leave half the level-2 cache to weights and outputs.
 fn run<S: Simd>(spec: &ConvSpec, caches: &CacheSizes) -> usize {
-    (caches.l2 / 4 / (4 * spec.group_in_channels() * S::NR)).clamp(1, RUN) * S::NR
+    let most = if spec.stride() == [1, 1] { RUN } else { 4 * RUN };
+    (caches.l2 / 4 / (4 * spec.group_in_channels() * S::NR)).clamp(1, most) * S::NR
 }
 
 impl<S: Simd> Worker for Nchw<S> {
@@ -342,6 +354,10 @@ fn skip<S: Simd>(simd: S, spec: &ConvSpec, plane: &[f32], first: usize, row: &mu
         let to = &mut row[done..done + count];
         let from = &plane[y * stride_y * spec.in_width()..][..spec.in_width()];
         let from = &from[x * stride_x..];
+        // Planes are too many for a core to see each of them coming.
+        for line in (0..count * stride_x).step_by(LINE) {
+            prefetch(from.as_ptr().wrapping_add(AHEAD * plane.len() + line));
+        }
         if stride_x == 2 {
             for (from, to) in from.chunks(2 * S::LANES).zip(to.chunks_mut(S::LANES)) {
                 let (a, b) = from.split_at(from.len().min(S::LANES));

@@ -111,3 +111,55 @@ unsafe fn entry<S: Simd, const R: usize, const V: usize>(simd: S, tile: &Tile<'_
     *copying = simd.vectorize(Op::<R, V>(tile, *copying));
     copying.tiles -= 1;
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::{Epilogue, Rows, Segments, tile_fn};
+    use super::*;
+    use crate::simd::on_every_isa;
+
+    /// Tiles of every number of rows give the sums of those that do not copy, and pack what they should.
+    fn check<S: Simd>(simd: S) {
+        let (planes, panels) = (5, 3);
+        let plane = panels * S::NR + 7;
+        let from: Vec<f32> = (0..planes * plane).map(|i| i as f32).collect();
+        let a: Vec<f32> = (0..planes * S::MR).map(|i| (i % 7) as f32 - 3.0).collect();
+        let b: Vec<f32> = (0..planes * S::NR).map(|i| (i % 5) as f32 - 2.0).collect();
+        for rows in 1..=S::MR {
+            let tile = |c: &mut [f32]| Tile {
+                a: a.as_ptr(),
+                a_rows: Rows::Apart(1),
+                a_step: S::MR,
+                b: b.as_ptr(),
+                b_step: S::NR,
+                len: planes,
+                outer: Segments::ONE,
+                inner: Segments::ONE,
+                c: c.as_mut_ptr(),
+                c_row: S::NR,
+                columns: S::NR,
+                epilogue: Epilogue::STORE,
+            };
+            let mut packed = vec![f32::NAN; panels * planes * S::NR];
+            let mut copying = Copying::new::<S>(from.as_ptr(), plane, planes, packed.as_mut_ptr(), panels);
+            let (mut c, mut want) = (vec![0.0; rows * S::NR], vec![1.0; rows * S::NR]);
+            while copying.is_left() {
+                // SAFETY: operands have so many steps, outputs so many rows; planes and panels are whole.
+                unsafe {
+                    copying_tile_fn::<S>(rows)(simd, &tile(&mut c), &mut copying);
+                    tile_fn::<S>(rows, S::NV)(simd, &tile(&mut want));
+                }
+                assert_eq!(c, want, "{rows} rows");
+            }
+            for (i, &value) in packed.iter().enumerate() {
+                let (panel, row, column) = (i / S::NR / planes, i / S::NR % planes, i % S::NR);
+                assert_eq!(value, from[row * plane + panel * S::NR + column], "{rows} rows, {i}");
+            }
+        }
+    }
+
+    #[test]
+    fn copying_tiles_sum_and_pack() {
+        on_every_isa!(s => check(s));
+    }
+}
