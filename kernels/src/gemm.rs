@@ -37,6 +37,7 @@ impl Pass {
                 accumulate: options.accumulate || index > 0,
                 limits: if last { options.limits() } else { Epilogue::STORE.limits },
                 far: false,
+                streams: false,
             },
             bias: bias.filter(|_| last),
             steps,

@@ -3,8 +3,9 @@
 use std::fmt;
 use std::ops::Range;
 
-use crate::kernel::{Body, ErrorModel, Io};
+use crate::kernel::{Body, ErrorModel, Io, Stores};
 use crate::parallel::{self, SharedOutput};
+use crate::simd::fence_streams;
 use crate::spec::ConvSpec;
 
 /// Units of work: `blocks` of pixels, each for all filters or for a part of them.
@@ -133,6 +134,10 @@ impl Shared<'_> {
 pub(crate) trait Worker: Send + Sync + fmt::Debug {
     /// f32s of scratch memory that a thread needs.
     fn scratch_len(&self) -> usize;
+    /// Where outputs go first.
+    fn stores(&self) -> Stores {
+        Stores::Cached
+    }
     /// Computes all outputs of a unit, and touches no others.
     fn unit(&self, unit: &Unit, io: &Shared<'_>, scratch: &mut [f32]);
 }
@@ -161,6 +166,10 @@ impl<W: Worker> Body for Partitioned<W> {
         ErrorModel::sum(&self.spec)
     }
 
+    fn stores(&self) -> Stores {
+        self.worker.stores()
+    }
+
     fn run(&self, io: Io<'_>, scratch: &mut [f32]) {
         let units = self.partition.units(self.images);
         let shared = Shared { input: io.input, bias: io.bias, output: SharedOutput::new(io.output) };
@@ -168,6 +177,10 @@ impl<W: Worker> Body for Partitioned<W> {
         parallel::for_each_range(self.threads, units, scratch, each, &|range, scratch| {
             for index in range {
                 self.worker.unit(&self.partition.unit(index), &shared, scratch);
+            }
+            if self.stores() == Stores::Streaming {
+                // Before another thread learns that this one is done.
+                fence_streams();
             }
         });
     }

@@ -46,7 +46,7 @@ use crate::buffer::LINE;
 use crate::cache::CacheSizes;
 use crate::error::ConvError;
 use crate::gemm::{Pass, filters_by_pixels, pixels_by_filters};
-use crate::kernel::{Body, PlanOptions};
+use crate::kernel::{Body, PlanOptions, Stores};
 use crate::microkernel::Copying;
 use crate::packed::Packed;
 use crate::parallel;
@@ -93,10 +93,11 @@ impl Algorithm for Pointwise {
                     let (spec, count, packed_row) = (*spec, panels.count, packed_row(spec));
                     let caches = CacheSizes::detect();
                     let near = panels.bytes() / spec.groups() <= caches.l2 / 4;
-                    let far = caches.is_far(spec.output_len());
+                    let stores = stores::<S>(&spec, &options);
+                    let far = caches.is_far(spec.output_len()) && stores == Stores::Cached;
                     let worker = |block| {
                         let run = if near { 4 * S::MR } else { block };
-                        Nhwc { simd, spec, options, panels, block, packed_row, run, far }
+                        Nhwc { simd, spec, options, panels, block, packed_row, run, far, stores }
                     };
                     // A block's input fills half the level-2 cache.
                     let most = caches.l2 / 2 / (4 * spec.group_in_channels());
@@ -145,6 +146,12 @@ fn body<W: Worker + 'static>(
 /// Most channels of a group: all of a pixel's channels are packed at once, for a tile of pixels.
 const MOST_CHANNELS: usize = 1 << 16;
 
+/// Where NHWC outputs go first: past the caches only where tiles write whole lines, without reading them.
+fn stores<S: Simd>(spec: &ConvSpec, options: &PlanOptions) -> Stores {
+    let whole_lines = spec.group_out_channels().is_multiple_of(LINE);
+    if S::STREAMS && whole_lines && !options.accumulate { options.stores } else { Stores::Cached }
+}
+
 /// Distance of packed NHWC pixels, if they have to be packed.
 fn packed_row(spec: &ConvSpec) -> Option<usize> {
     let in_place = spec.stride() == [1, 1] && !(4 * spec.in_channels()).is_multiple_of(2048);
@@ -163,11 +170,16 @@ struct Nhwc<S> {
     /// Pixels over which all filters pass before the next: few where the weights stay in the level-2 cache, so
     /// that outputs are stored side by side.
     run: usize,
-    /// Outputs lie beyond the level-2 cache.
+    /// Outputs lie beyond the level-2 cache, and go there through it.
     far: bool,
+    stores: Stores,
 }
 
 impl<S: Simd> Worker for Nhwc<S> {
+    fn stores(&self) -> Stores {
+        self.stores
+    }
+
     fn scratch_len(&self) -> usize {
         self.packed_row.map_or(0, |row| row * self.block).next_multiple_of(LINE)
     }
@@ -194,6 +206,7 @@ impl<S: Simd> Worker for Nhwc<S> {
         let bias = io.group_bias(spec, group);
         let mut pass = Pass::of(0, channels, channels, &self.options, bias);
         pass.epilogue.far = self.far;
+        pass.epilogue.streams = self.stores == Stores::Streaming;
         let start = (image * pixels + unit.pixels.start) * spec.out_channels() + group * filters;
         for first in (0..unit.pixels.len()).step_by(self.run) {
             // SAFETY: the unit's pixels are read in place (with stride 1 they lie `in_channels` apart

@@ -332,6 +332,7 @@ mod tests {
                         accumulate: mode == 2,
                         limits: (-5.0, 40.0),
                         far: mode == 1,
+                        streams: mode == 1,
                     };
                     let distances: Vec<usize> = (0..rows).map(|i| i * steps).collect();
                     let tile = Tile {
