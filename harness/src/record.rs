@@ -192,6 +192,9 @@ pub struct Record {
     /// `own_gflops` over the roof for that arithmetic.
     #[serde(default)]
     pub own_fraction: Option<f64>,
+    /// Where outputs go first: `cached` or `streaming`. Absent for other libraries.
+    #[serde(default)]
+    pub stores: Option<String>,
     /// The run that measured the row.
     #[serde(default)]
     pub run: Option<Arc<Run>>,
@@ -358,7 +361,11 @@ pub(crate) mod tests {
     pub(crate) fn row(layer: &str, kernel: &str, ns: f64) -> Record {
         let spec: ConvSpec = "c1 h3 w3 o1 k3".parse().unwrap();
         let layer = Layer { name: layer.to_owned(), ..Layer::of_spec(spec) };
-        let naive = Ours { kernel: kernels::kernel("naive").unwrap(), accuracy: kernels::Accuracy::Standard };
+        let naive = Ours {
+            kernel: kernels::kernel("naive").unwrap(),
+            accuracy: kernels::Accuracy::Standard,
+            stores: kernels::Stores::Cached,
+        };
         let mut row = crate::bench::blank(&layer, &naive, &Pool::new(1).unwrap(), Clock::Warm, None);
         (row.requested, row.kernel) = (kernel.to_owned(), kernel.to_owned());
         row.set_times(&Statistics::of(&[Sample { round: 0, plan: 0, ns }]).unwrap(), &spec, None);

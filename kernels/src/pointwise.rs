@@ -396,3 +396,53 @@ fn skip<S: Simd>(simd: S, spec: &ConvSpec, plane: &[f32], first: usize, row: &mu
         (done, y, x) = (done + count, y + 1, 0);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::buffer::AlignedBuffer;
+    use crate::kernel::Io;
+    use crate::simd::on_every_isa;
+
+    /// Outputs and where they went first.
+    fn run<S: Simd>(simd: S, text: &str, options: &PlanOptions, offset: usize) -> (Vec<u32>, Stores) {
+        let spec: ConvSpec = text.parse().unwrap();
+        let numbers =
+            |len: usize| (0..len).map(|i| (i * 7919 % 1013) as f32 * 0.37 - 187.0).collect::<Vec<_>>();
+        let packed = Pointwise::pack(simd, &spec, &numbers(spec.weights_len()), options).unwrap();
+        let body = packed.body(&spec).unwrap();
+        let mut scratch = AlignedBuffer::zeros(body.scratch_len()).unwrap();
+        let mut output = AlignedBuffer::zeros(offset + spec.output_len()).unwrap();
+        let io = Io { input: &numbers(spec.input_len()), bias: None, output: &mut output[offset..] };
+        body.run(io, &mut scratch);
+        (output[offset..].iter().map(|x| x.to_bits()).collect(), body.stores())
+    }
+
+    /// Past the caches go whole lines that are not read; the bits are the same, wherever the output starts.
+    fn check<S: Simd>(simd: S) {
+        let cached = PlanOptions::default();
+        let streaming = PlanOptions { stores: Stores::Streaming, ..cached };
+        let best = if S::STREAMS { Stores::Streaming } else { Stores::Cached };
+        for (text, stores) in [
+            ("n2 c9 h5 w7 o32 k1 nhwc", best),
+            ("c9 h5 w7 o48 k1 nhwc", best),
+            ("c10 h5 w7 o96 k1 g2 nhwc", best),
+            ("c9 h5 w7 o40 k1 nhwc", Stores::Cached),
+            ("c9 h5 w7 o32 k1", Stores::Cached),
+        ] {
+            for offset in [0, 1, 8] {
+                let (want, where_cached) = run(simd, text, &cached, offset);
+                let (bits, where_streaming) = run(simd, text, &streaming, offset);
+                assert_eq!((where_cached, where_streaming), (Stores::Cached, stores), "{text}");
+                assert!(bits == want, "{text}, {offset}");
+            }
+        }
+        let adds = PlanOptions { accumulate: true, ..streaming };
+        assert_eq!(run(simd, "c9 h5 w7 o32 k1 nhwc", &adds, 0).1, Stores::Cached);
+    }
+
+    #[test]
+    fn streams_what_it_says_it_streams() {
+        on_every_isa!(s => check(s));
+    }
+}
