@@ -2,8 +2,11 @@
 
 use std::ops::Range;
 
+use crate::buffer::LINE;
 use crate::kernel::PlanOptions;
-use crate::microkernel::{Bias, Copying, Epilogue, Rows, Segments, Tile, balanced, copying_tile_fn, tile_fn};
+use crate::microkernel::{
+    Asking, Bias, Copying, Epilogue, Rows, Segments, Tile, balanced, beside_tile_fn, tile_fn,
+};
 use crate::simd::Simd;
 use crate::weights::{Panels, Strips};
 
@@ -69,6 +72,13 @@ pub(crate) unsafe fn pixels_by_filters<S: Simd>(
         let panel = panels.panel(group, index);
         let bias = pass.bias.map_or(Bias::None, |b| Bias::Columns(b.wrapping_add(panel.first)));
         let kernel = tile_fn::<S>(rows, panel.vectors);
+        // Far outputs that do not lie in one stream are asked for line by line beside the sums: all at once they
+        // would keep the tile's own loads waiting.
+        let asks = pass.epilogue.far
+            && S::LANES == LINE
+            && panel.vectors == S::NV
+            && c_row > panel.width
+            && pass.steps.len() >= rows * S::NV;
         let mut first = 0;
         while first < pixels {
             let n = rows.min(pixels - first);
@@ -85,11 +95,18 @@ pub(crate) unsafe fn pixels_by_filters<S: Simd>(
                 c: c.wrapping_add(first * c_row + panel.first),
                 c_row,
                 columns: panel.filters,
-                epilogue: Epilogue { bias, ..pass.epilogue },
+                epilogue: Epilogue { bias, far: pass.epilogue.far && !asks, ..pass.epilogue },
             };
             // SAFETY: rows first..first + n of `a` and of `c` are valid, by the caller's promise; the
             // panel holds `width` values for every step.
-            unsafe { kernel(simd, &tile) };
+            unsafe {
+                if asks {
+                    let mut asking = Asking::new::<S>(tile.c, n, c_row);
+                    beside_tile_fn::<S, Asking>(n)(simd, &tile, &mut asking);
+                } else {
+                    kernel(simd, &tile);
+                }
+            }
             first += n;
         }
     }
@@ -143,7 +160,7 @@ pub(crate) unsafe fn filters_by_pixels<S: Simd>(
             unsafe {
                 match &mut copying {
                     Some(copying) if copying.is_left() => {
-                        copying_tile_fn::<S>(strip.filters)(simd, &tile, copying);
+                        beside_tile_fn::<S, Copying>(strip.filters)(simd, &tile, copying);
                     }
                     _ => tile_fn::<S>(strip.filters, columns.div_ceil(S::LANES))(simd, &tile),
                 }

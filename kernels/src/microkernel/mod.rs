@@ -22,11 +22,12 @@
 //! instruction set is [`Simd::MR`] × [`Simd::NV`]: 14 × 2 of 32 registers on AVX-512, 6 × 2 of 16 on
 //! AVX2.
 
-mod copying;
+mod beside;
 mod epilogue;
 mod pixels;
 
-pub(crate) use copying::{Copying, copying_tile_fn};
+use beside::Nothing;
+pub(crate) use beside::{Asking, Beside, Copying, beside_tile_fn};
 pub(crate) use epilogue::{Bias, Epilogue};
 use epilogue::{finish, start};
 pub(crate) use pixels::{PixelTile, PixelVector, pixel_tile_fn, pixel_tile_shape};
@@ -223,24 +224,6 @@ impl<const R: usize> Addresses for At<R> {
     fn row(self, base: *const f32, i: usize) -> *const f32 {
         base.wrapping_add(self.0[i])
     }
-}
-
-/// What a tile does beside its sums.
-trait Beside<S: Simd>: Copy {
-    /// A step's part of it.
-    ///
-    /// # Safety
-    /// The memory that it touches is valid.
-    unsafe fn step(&mut self, simd: S);
-}
-
-/// Nothing.
-#[derive(Clone, Copy)]
-struct Nothing;
-
-impl<S: Simd> Beside<S> for Nothing {
-    #[inline(always)]
-    unsafe fn step(&mut self, _: S) {}
 }
 
 /// # Safety
