@@ -22,7 +22,7 @@ use harness::provenance::Run;
 use harness::record::{Clock, Record};
 use harness::report::results::{self, Source};
 use harness::report::text::ranking_text;
-use kernels::{Accuracy, Workspace};
+use kernels::{Accuracy, Stores, Workspace};
 
 /// Wall time, with throughput in GFLOP/s.
 struct Gflops(WallTime);
@@ -87,8 +87,8 @@ fn criterion_runs(criterion: &mut Criterion<Gflops>, layers: &[Layer], pools: &[
         let workspace = RefCell::new(Workspace::default());
         let io = Io { tensors: &tensors, output: &output, workspace: &workspace };
         let kernels: Vec<Ours> = {
-            let accuracy = Accuracy::default();
-            usual(layer, accuracy).into_iter().map(|kernel| Ours { kernel, accuracy }).collect()
+            let (accuracy, stores) = (Accuracy::default(), Stores::default());
+            usual(layer, accuracy).into_iter().map(|kernel| Ours { kernel, accuracy, stores }).collect()
         };
         for pool in pools {
             let mut group = criterion.benchmark_group(format!("{}/{}t", layer.name, pool.threads()));
@@ -146,6 +146,7 @@ fn ranking(layers: Vec<Layer>, pools: &[Pool]) -> Result<(), String> {
         layers,
         kernels: Vec::new(),
         accuracy: Accuracy::default(),
+        stores: Stores::default(),
         peers: Vec::new(),
         threads,
         clocks: vec![Clock::Warm],

@@ -340,6 +340,25 @@ fn accuracy_says_what_auto_may_take() {
 }
 
 #[test]
+fn rows_say_where_outputs_go() {
+    let path = std::env::temp_dir().join(format!("convbench-stores-{}.jsonl", std::process::id()));
+    let spec = "c8 h5 w7 o32 k1 nhwc";
+    let kernel = "pointwise,naive";
+    let bench = ["bench", "--spec", spec, "--kernel", kernel, "--time", "0.002", "--json"];
+    let says = |stores: &str| {
+        good(&[&bench[..], &[path.to_str().unwrap(), "--stores", stores]].concat());
+        let text = std::fs::read_to_string(&path).unwrap();
+        std::fs::remove_file(&path).unwrap();
+        text.lines().filter(|row| row.contains("\"stores\":\"streaming\"")).count()
+    };
+    assert_eq!(says("cached"), 0);
+    // Both rows of the first kernel, where a vector is a cache line.
+    let lines = if kernels::Isa::best().unwrap() == kernels::Isa::Avx512 { 2 } else { 0 };
+    assert_eq!(says("streaming"), lines);
+    refusal(&["bench", "--spec", spec, "--stores", "nowhere"]);
+}
+
+#[test]
 fn auto_may_measure() {
     let kernels = ["kernels", "--spec", "c8 h12 w12 o8 k3 p1", "--effort"];
     let says = |effort: &str| good(&[&kernels[..], &[effort]].concat());

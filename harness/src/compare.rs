@@ -123,7 +123,9 @@ fn unique(rows: &[Record]) -> Vec<&Record> {
 fn same_row(a: &Record, b: &Record) -> bool {
     let key = |row: &Record| (row.threads, row.clock);
     let names = |row: &Record| [&row.network, &row.layer, &row.spec, &row.requested].map(String::clone);
-    key(a) == key(b) && a.accuracy == b.accuracy && names(a) == names(b)
+    // A row that did not run has no stores.
+    let stores = a.stores == b.stores || a.stores.is_none() || b.stores.is_none();
+    key(a) == key(b) && a.accuracy == b.accuracy && stores && names(a) == names(b)
 }
 
 /// Speed of `new` over `base`, and its interval: both ends are as far as both rows' own intervals allow.
@@ -194,17 +196,21 @@ mod tests {
         assert_eq!(comparison.changes[0].base.median_ns, Some(200.0));
     }
 
-    /// What may have other errors may well be faster: it is another row.
+    /// What may have other errors, or stores otherwise, may well be faster: it is another row.
     #[test]
-    fn rows_of_other_accuracies_are_others() {
-        let relaxed = |ns: f64| Record { accuracy: Some("relaxed".to_owned()), ..timed("a", ns, 0.0) };
-        let base = [timed("a", 100.0, 0.0), relaxed(50.0)];
-        let new = [relaxed(50.0), timed("a", 100.0, 0.0)];
-        let comparison = compare(&base, &new, Measure::Time);
-        assert_eq!((comparison.changes.len(), comparison.unpaired), (2, 0));
-        assert!(comparison.changes.iter().all(|change| change.verdict == Verdict::Tie));
-        let comparison = compare(&base[..1], &new[..1], Measure::Time);
-        assert_eq!((comparison.changes.len(), comparison.unpaired), (0, 2));
+    fn rows_of_other_accuracies_and_stores_are_others() {
+        let cached = |ns: f64| Record { stores: Some("cached".to_owned()), ..timed("a", ns, 0.0) };
+        let relaxed = Record { accuracy: Some("relaxed".to_owned()), ..cached(50.0) };
+        let streaming = Record { stores: Some("streaming".to_owned()), ..cached(50.0) };
+        for other in [relaxed, streaming] {
+            let base = [cached(100.0), other.clone()];
+            let new = [other, cached(100.0)];
+            let comparison = compare(&base, &new, Measure::Time);
+            assert_eq!((comparison.changes.len(), comparison.unpaired), (2, 0));
+            assert!(comparison.changes.iter().all(|change| change.verdict == Verdict::Tie));
+            let comparison = compare(&base[..1], &new[..1], Measure::Time);
+            assert_eq!((comparison.changes.len(), comparison.unpaired), (0, 2));
+        }
     }
 
     /// Too few samples for an interval say nothing for certain.

@@ -4,7 +4,7 @@ use std::cell::RefCell;
 use std::fmt;
 use std::time::{Duration, Instant};
 
-use kernels::{Accuracy, ConvSpec, ErrorModel, Kernel, Plan, PlanOptions, Workspace};
+use kernels::{Accuracy, ConvSpec, ErrorModel, Kernel, Plan, PlanOptions, Stores, Workspace};
 
 use crate::buffer::Buffer;
 use crate::data::Tensors;
@@ -90,6 +90,8 @@ pub struct Facts {
     pub own_flops: Option<u64>,
     /// The bound that errors are held against.
     pub error_model: ErrorModel,
+    /// Where outputs go first, of one of our kernels.
+    pub stores: Option<Stores>,
 }
 
 /// A convolution that is ready to run.
@@ -125,6 +127,15 @@ pub struct Ours {
     pub kernel: &'static dyn Kernel,
     /// What is asked of its rounding errors.
     pub accuracy: Accuracy,
+    /// Where its outputs are to go first.
+    pub stores: Stores,
+}
+
+impl Ours {
+    /// A kernel as it is by default.
+    pub fn new(kernel: &'static dyn Kernel) -> Self {
+        Ours { kernel, accuracy: Accuracy::Standard, stores: Stores::Cached }
+    }
 }
 
 impl Engine for Ours {
@@ -148,7 +159,8 @@ impl Engine for Ours {
     ) -> Result<Box<dyn Prepared + 'a>, Refusal> {
         self.kernel.availability().map_err(Refusal::unavailable)?;
         self.kernel.supports(spec).map_err(Refusal::unsupported)?;
-        let options = PlanOptions { threads: pool.threads(), accuracy: self.accuracy, ..Default::default() };
+        let Ours { accuracy, stores, .. } = *self;
+        let options = PlanOptions { threads: pool.threads(), accuracy, stores, ..Default::default() };
         let start = Instant::now();
         let plan = self.kernel.plan(spec, &io.tensors.weights, &options).map_err(Refusal::unsupported)?;
         let facts = Facts {
@@ -158,6 +170,7 @@ impl Engine for Ours {
             packed_bytes: Some(plan.packed_bytes()),
             own_flops: Some(plan.flops()).filter(|&flops| flops != spec.flops()),
             error_model: plan.error_model(),
+            stores: Some(plan.stores()),
         };
         Ok(Box::new(OurPlan { plan, io, pool, facts }))
     }

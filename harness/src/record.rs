@@ -14,7 +14,7 @@ use crate::machine;
 use crate::provenance::Run;
 use crate::statistics::{Ratio, Statistics};
 
-/// Version of the fields: they are added, never renamed. Version 2 has `plans` and `accuracy`.
+/// Version of the fields: they are added, never renamed. Version 2 has `plans`, `accuracy` and `stores`.
 pub const SCHEMA: u32 = 2;
 
 /// What became of a row.
@@ -203,6 +203,9 @@ pub struct Record {
     /// `own_gflops` over the roof for that arithmetic.
     #[serde(default)]
     pub own_fraction: Option<f64>,
+    /// Where outputs go first: `cached` or `streaming`. Absent for other libraries.
+    #[serde(default)]
+    pub stores: Option<String>,
     /// The run that measured the row.
     #[serde(default)]
     pub run: Option<Arc<Run>>,
@@ -369,7 +372,7 @@ pub(crate) mod tests {
     pub(crate) fn row(layer: &str, kernel: &str, ns: f64) -> Record {
         let spec: ConvSpec = "c1 h3 w3 o1 k3".parse().unwrap();
         let layer = Layer { name: layer.to_owned(), ..Layer::of_spec(spec) };
-        let naive = Ours { kernel: kernels::kernel("naive").unwrap(), accuracy: Accuracy::Standard };
+        let naive = Ours::new(kernels::kernel("naive").unwrap());
         let mut row = crate::bench::blank(&layer, &naive, &Pool::new(1).unwrap(), Clock::Warm, None);
         (row.requested, row.kernel) = (kernel.to_owned(), kernel.to_owned());
         row.set_times(&Statistics::of(&[Sample { round: 0, plan: 0, ns }]).unwrap(), &spec, None);

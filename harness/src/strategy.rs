@@ -1,6 +1,6 @@
 //! proptest strategies for convolutions: valid by construction, and reaching every tail.
 
-use kernels::{Accuracy, Activation, ConvSpec, Kernel, Layout, Padding, PlanOptions};
+use kernels::{Accuracy, Activation, ConvSpec, Kernel, Layout, Padding, PlanOptions, Stores};
 use proptest::prelude::*;
 use proptest::sample::select;
 
@@ -232,11 +232,20 @@ pub fn case_for(kernel: &'static dyn Kernel) -> impl Strategy<Value = Case> {
     ];
     let kind = select(Kind::ALL.to_vec());
     let accuracy = prop_oneof![3 => Just(Accuracy::Standard), 1 => Just(Accuracy::Relaxed)];
-    let how = (1..=3usize, activation, prop::bool::weighted(0.3), accuracy, any::<bool>(), kind, 0..16usize);
+    let stores = prop_oneof![3 => Just(Stores::Cached), 1 => Just(Stores::Streaming)];
+    let how = (
+        1..=3usize,
+        activation,
+        prop::bool::weighted(0.3),
+        (accuracy, stores),
+        any::<bool>(),
+        kind,
+        0..16usize,
+    );
     (spec_for(kernel), how, 0..u64::MAX).prop_map(
-        |(spec, (threads, activation, accumulate, accuracy, with_bias, kind, offset), seed)| Case {
+        |(spec, (threads, activation, accumulate, (accuracy, stores), with_bias, kind, offset), seed)| Case {
             spec,
-            options: PlanOptions { threads, activation, accumulate, accuracy, ..Default::default() },
+            options: PlanOptions { threads, activation, accumulate, accuracy, stores, ..Default::default() },
             with_bias,
             kind,
             offset,

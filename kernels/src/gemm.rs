@@ -2,8 +2,11 @@
 
 use std::ops::Range;
 
+use crate::buffer::LINE;
 use crate::kernel::PlanOptions;
-use crate::microkernel::{Bias, Epilogue, Rows, Segments, Tile, balanced, tile_fn};
+use crate::microkernel::{
+    Asking, Bias, Copying, Epilogue, Rows, Segments, Tile, balanced, beside_tile_fn, tile_fn,
+};
 use crate::simd::Simd;
 use crate::weights::{Panels, Strips};
 
@@ -37,6 +40,7 @@ impl Pass {
                 accumulate: options.accumulate || index > 0,
                 limits: if last { options.limits() } else { Epilogue::STORE.limits },
                 far: false,
+                streams: false,
             },
             bias: bias.filter(|_| last),
             steps,
@@ -68,6 +72,13 @@ pub(crate) unsafe fn pixels_by_filters<S: Simd>(
         let panel = panels.panel(group, index);
         let bias = pass.bias.map_or(Bias::None, |b| Bias::Columns(b.wrapping_add(panel.first)));
         let kernel = tile_fn::<S>(rows, panel.vectors);
+        // Far outputs that do not lie in one stream are asked for line by line beside the sums: all at once they
+        // would keep the tile's own loads waiting.
+        let asks = pass.epilogue.far
+            && S::LANES == LINE
+            && panel.vectors == S::NV
+            && c_row > panel.width
+            && pass.steps.len() >= rows * S::NV;
         let mut first = 0;
         while first < pixels {
             let n = rows.min(pixels - first);
@@ -84,23 +95,33 @@ pub(crate) unsafe fn pixels_by_filters<S: Simd>(
                 c: c.wrapping_add(first * c_row + panel.first),
                 c_row,
                 columns: panel.filters,
-                epilogue: Epilogue { bias, ..pass.epilogue },
+                epilogue: Epilogue { bias, far: pass.epilogue.far && !asks, ..pass.epilogue },
             };
             // SAFETY: rows first..first + n of `a` and of `c` are valid, by the caller's promise; the
             // panel holds `width` values for every step.
-            unsafe { kernel(simd, &tile) };
+            unsafe {
+                if asks {
+                    let mut asking = Asking::new::<S>(tile.c, n, c_row);
+                    beside_tile_fn::<S, Asking>(n)(simd, &tile, &mut asking);
+                } else {
+                    kernel(simd, &tile);
+                }
+            }
             first += n;
         }
     }
 }
 
 /// Filters are rows, pixels are columns (NCHW): `c[filter][pixel] (+)= strip·b`. The pixels come
-/// packed in panels of `S::NR`: `b[panel][step][S::NR]`, steps of this pass only.
+/// packed in panels of `S::NR`: `b[panel][step][S::NR]`, steps of this pass only. Meanwhile others may be
+/// packed: the first tiles take part in the copying, as many as it needs.
 ///
 /// # Safety
 /// `c` is valid for writes (and reads, when the pass accumulates) of `pixels` f32s at each filter of
 /// `strip_range` of `group`, `c_row` apart, counted from the group's first filter, and nobody else
-/// touches those; the bias has a value for each filter of the group. `b` holds all panels.
+/// touches those; the bias has a value for each filter of the group. `b` holds all panels. If there is a
+/// copying, it has a plane for each step of the pass, whose pixels are valid for reads and whose panels are
+/// valid for writes; where it needs tiles there are as many whole panels.
 pub(crate) unsafe fn filters_by_pixels<S: Simd>(
     simd: S,
     strips: &Strips,
@@ -111,6 +132,7 @@ pub(crate) unsafe fn filters_by_pixels<S: Simd>(
     pass: &Pass,
     c: *mut f32,
     c_row: usize,
+    mut copying: Option<&mut Copying>,
 ) {
     let panel_len = pass.steps.len() * S::NR;
     for index in strip_range {
@@ -133,9 +155,16 @@ pub(crate) unsafe fn filters_by_pixels<S: Simd>(
                 columns,
                 epilogue: Epilogue { bias, ..pass.epilogue },
             };
-            // SAFETY: the strip holds `rows` values for every step, `data` NR; filters and columns of
-            // `c` are valid, by the caller's promise.
-            unsafe { tile_fn::<S>(strip.filters, columns.div_ceil(S::LANES))(simd, &tile) };
+            // SAFETY: the strip holds `rows` adjacent values for every step, `data` NR; filters and columns of
+            // `c`, and what is copied, are valid, by the caller's promise.
+            unsafe {
+                match &mut copying {
+                    Some(copying) if copying.is_left() => {
+                        beside_tile_fn::<S, Copying>(strip.filters)(simd, &tile, copying);
+                    }
+                    _ => tile_fn::<S>(strip.filters, columns.div_ceil(S::LANES))(simd, &tile),
+                }
+            }
         }
     }
 }

@@ -158,7 +158,9 @@ mod workspace;
 pub use auto::{Choice, explain};
 pub use cache::CacheSizes;
 pub use error::{ConvError, SpecError, Unavailable, Unsupported};
-pub use kernel::{Accuracy, Activation, Effort, ErrorModel, Kernel, Plan, PlanOptions, WinogradTransform};
+pub use kernel::{
+    Accuracy, Activation, Effort, ErrorModel, Kernel, Plan, PlanOptions, Stores, WinogradTransform,
+};
 pub use measured::{add_choices, choices};
 pub use registry::{kernel, kernels};
 pub use simd::Isa;

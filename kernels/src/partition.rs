@@ -3,14 +3,15 @@
 use std::fmt;
 use std::ops::Range;
 
-use crate::kernel::{Body, ErrorModel, Io};
+use crate::kernel::{Body, ErrorModel, Io, Stores};
 use crate::parallel::{self, SharedOutput};
+use crate::simd::fence_streams;
 use crate::spec::ConvSpec;
 
 /// Units of work: `blocks` of pixels, each for all filters or for a part of them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Partition {
-    /// Pixels of each block but the last of an image.
+    /// Pixels of the longest block.
     pub(crate) block: usize,
     /// Blocks of an image.
     pub(crate) blocks: usize,
@@ -18,6 +19,7 @@ pub(crate) struct Partition {
     pub(crate) parts: usize,
     filter_tiles: usize,
     pixels: usize,
+    tile: usize,
 }
 
 /// A unit of work.
@@ -34,7 +36,7 @@ pub(crate) struct Unit {
 impl Partition {
     /// Cuts `images` of `pixels` pixels into blocks of at most `most` pixels (a multiple of `tile`,
     /// where there are so many), and the `filter_tiles` into parts, so that `threads` threads finish
-    /// together and soon.
+    /// together and soon. Preparing a pixel takes about half a tile of filters' work.
     pub(crate) fn new(
         images: usize,
         pixels: usize,
@@ -43,27 +45,44 @@ impl Partition {
         filter_tiles: usize,
         threads: usize,
     ) -> Self {
+        Partition::with_preparation(images, pixels, most, tile, filter_tiles, threads, |block| 4 * block)
+    }
+
+    /// [`new`](Self::new), where preparing a block of so many pixels takes what `preparation` says, in eighths of
+    /// a pixel times a tile of filters.
+    pub(crate) fn with_preparation(
+        images: usize,
+        pixels: usize,
+        most: usize,
+        tile: usize,
+        filter_tiles: usize,
+        threads: usize,
+        preparation: impl Fn(u128) -> u128,
+    ) -> Self {
         let most = most.clamp(1, pixels).next_multiple_of(tile);
         let fewest = pixels.div_ceil(most);
         let cut = |blocks: usize, parts: usize| {
-            let block = pixels.div_ceil(blocks).next_multiple_of(tile).min(pixels);
-            Partition { block, blocks: pixels.div_ceil(block), parts, filter_tiles, pixels }
+            let blocks = blocks.min(pixels.div_ceil(tile));
+            let partition = Partition { block: 0, blocks, parts, filter_tiles, pixels, tile };
+            // Only the last may be longer than the one before, or shorter.
+            let block = [blocks.saturating_sub(2), blocks - 1].map(|block| partition.block(block).len());
+            Partition { block: block[0].max(block[1]), ..partition }
         };
         let candidates = (fewest..=fewest + 4 * (threads - 1))
             .flat_map(|blocks| (1..=threads.min(filter_tiles)).map(move |parts| (blocks, parts)));
         candidates
             .map(|(blocks, parts)| cut(blocks, parts))
-            .min_by_key(|partition| partition.cost(images, threads))
+            .min_by_key(|partition| partition.cost(images, threads, &preparation))
             .unwrap_or_else(|| cut(fewest, 1))
     }
 
     /// What the busiest thread has to do, in eighths of a pixel times a tile of filters. Beside the
-    /// sums themselves, each unit prepares its pixels (about half a tile of filters' work) and streams
-    /// its filters through the cache (about eight pixels' work).
-    fn cost(&self, images: usize, threads: usize) -> u128 {
+    /// sums themselves, each unit prepares its pixels and streams its filters through the cache (about eight
+    /// pixels' work).
+    fn cost(&self, images: usize, threads: usize, preparation: &dyn Fn(u128) -> u128) -> u128 {
         let tiles = self.filter_tiles.div_ceil(self.parts) as u128;
         let block = self.block as u128;
-        let unit = 8 * block * tiles + 4 * block + 64 * tiles;
+        let unit = 8 * block * tiles + preparation(block) + 64 * tiles;
         self.units(images).div_ceil(threads) as u128 * unit
     }
 
@@ -72,14 +91,25 @@ impl Partition {
         images * self.blocks * self.parts
     }
 
+    /// The pixels of a block: as many tiles as the others, or one more in the last blocks, of which the very last
+    /// may end within a tile.
+    fn block(&self, index: usize) -> Range<usize> {
+        let tiles = self.pixels.div_ceil(self.tile);
+        let (each, more) = (tiles / self.blocks, tiles % self.blocks);
+        let start = |block: usize| {
+            let tiles = block * each + (block + more).saturating_sub(self.blocks);
+            (tiles * self.tile).min(self.pixels)
+        };
+        start(index)..start(index + 1)
+    }
+
     /// The unit with this number.
     pub(crate) fn unit(&self, index: usize) -> Unit {
         let (block, part) = (index / self.parts % self.blocks, index % self.parts);
-        let first = block * self.block;
         let bound = |part: usize| self.filter_tiles * part / self.parts;
         Unit {
             image: index / self.parts / self.blocks,
-            pixels: first..(first + self.block).min(self.pixels),
+            pixels: self.block(block),
             filter_tiles: bound(part)..bound(part + 1),
         }
     }
@@ -104,6 +134,10 @@ impl Shared<'_> {
 pub(crate) trait Worker: Send + Sync + fmt::Debug {
     /// f32s of scratch memory that a thread needs.
     fn scratch_len(&self) -> usize;
+    /// Where outputs go first.
+    fn stores(&self) -> Stores {
+        Stores::Cached
+    }
     /// Computes all outputs of a unit, and touches no others.
     fn unit(&self, unit: &Unit, io: &Shared<'_>, scratch: &mut [f32]);
 }
@@ -132,6 +166,10 @@ impl<W: Worker> Body for Partitioned<W> {
         ErrorModel::sum(&self.spec)
     }
 
+    fn stores(&self) -> Stores {
+        self.worker.stores()
+    }
+
     fn run(&self, io: Io<'_>, scratch: &mut [f32]) {
         let units = self.partition.units(self.images);
         let shared = Shared { input: io.input, bias: io.bias, output: SharedOutput::new(io.output) };
@@ -139,6 +177,10 @@ impl<W: Worker> Body for Partitioned<W> {
         parallel::for_each_range(self.threads, units, scratch, each, &|range, scratch| {
             for index in range {
                 self.worker.unit(&self.partition.unit(index), &shared, scratch);
+            }
+            if self.stores() == Stores::Streaming {
+                // Before another thread learns that this one is done.
+                fence_streams();
             }
         });
     }
@@ -158,7 +200,7 @@ mod tests {
                         let mut seen = vec![0; images * pixels * filter_tiles];
                         for index in 0..partition.units(images) {
                             let unit = partition.unit(index);
-                            assert!(unit.pixels.len() <= partition.block);
+                            assert!((1..=partition.block).contains(&unit.pixels.len()));
                             for pixel in unit.pixels {
                                 for tile in unit.filter_tiles.clone() {
                                     seen[(unit.image * pixels + pixel) * filter_tiles + tile] += 1;

@@ -12,17 +12,19 @@
 //! NCHW  input  [channel][pixel]   columns of the tile, packed in panels of NR pixels
 //!       weights [strip][channel][rows]
 //! ```
-//! Packing a block of pixels costs one load and store for each `filters` multiply-adds. NHWC pixels
+//! Packing costs one load and store for each `filters` multiply-adds, and the tiles of some pixels do it for the
+//! next ones, in the shadow of their sums (not where the stride skips some). NHWC pixels
 //! are packed as well where the stride skips some (so that tiles run over row ends) and where their
 //! distance is a large power of two (their cache lines would fall in the same set).
 //!
 //! # Loop nest
 //! ```text
 //! for each unit (image, group, block of pixels, part of the filters):   parallel
-//!     pack the block where needed
-//!     for each panel or strip of filters: for each tile of pixels: for each channel: outer product
+//!     NHWC: pack the block where needed
+//!     for each run of pixels: for each panel or strip of filters:
+//!         for each tile of pixels: for each channel: outer product, NCHW: and a row of the next run is packed
 //! ```
-//! A block of pixels stays in half the level-2 cache while all filters pass over it.
+//! A run of pixels stays in the level-1 or the level-2 cache while all filters pass over it.
 //!
 //! # Register budget
 //! That of the [micro-kernel](crate::microkernel).
@@ -44,7 +46,8 @@ use crate::buffer::{LINE, odd_lines};
 use crate::cache::CacheSizes;
 use crate::error::ConvError;
 use crate::gemm::{Pass, filters_by_pixels, pixels_by_filters};
-use crate::kernel::{Body, PlanOptions};
+use crate::kernel::{Body, PlanOptions, Stores};
+use crate::microkernel::Copying;
 use crate::packed::Packed;
 use crate::parallel;
 use crate::partition::{Partition, Partitioned, Shared, Unit, Worker};
@@ -90,45 +93,64 @@ impl Algorithm for Pointwise {
                     let (spec, count, packed_row) = (*spec, panels.count, packed_row(spec));
                     let caches = CacheSizes::detect();
                     let near = panels.bytes() / spec.groups() <= caches.l2 / 4;
-                    let far = caches.is_far(spec.output_len());
+                    let stores = stores::<S>(&spec, &options);
+                    let far = caches.is_far(spec.output_len()) && stores == Stores::Cached;
                     let worker = |block| {
                         let run = if near { 4 * S::MR } else { block };
-                        Nhwc { simd, spec, options, panels, block, packed_row, run, far }
+                        Nhwc { simd, spec, options, panels, block, packed_row, run, far, stores }
                     };
-                    Ok(body(&spec, options.threads, S::MR, count, worker))
+                    // A block's input fills half the level-2 cache.
+                    let most = caches.l2 / 2 / (4 * spec.group_in_channels());
+                    let cut =
+                        |images, pixels, threads| Partition::new(images, pixels, most, S::MR, count, threads);
+                    Ok(body(&spec, options.threads, cut, worker))
                 })
             }
             Layout::Nchw => {
                 let strips = Strips::pack::<S>(spec, weights, Order::ChannelRowColumn)?;
                 Packed::new(simd, options, strips.bytes(), strips, |simd, spec, &options, strips| {
                     let (spec, count) = (*spec, strips.count);
-                    let worker = |block| Nchw { simd, spec, options, strips, block };
-                    Ok(body(&spec, options.threads, S::NR, count, worker))
+                    let caches = CacheSizes::detect();
+                    let (run, far) = (run::<S>(&spec, &caches), caches.is_far(spec.output_len()));
+                    let worker = |_| Nchw { simd, spec, options, strips, run, far };
+                    // Only the first run is packed by itself, but with a stride all of them are, slowly.
+                    let preparation = |block: u128| match spec.stride() {
+                        [1, 1] => 4 * block.min(run as u128),
+                        _ => 20 * block,
+                    };
+                    let cut = |images, pixels, threads| {
+                        let most = usize::MAX;
+                        Partition::with_preparation(images, pixels, most, S::NR, count, threads, preparation)
+                    };
+                    Ok(body(&spec, options.threads, cut, worker))
                 })
             }
         })
     }
 }
 
-/// The body around a worker, which is told the pixels of a block; a block's input fills half the level-2 cache.
+/// The body around a worker, which is told the pixels of a block. `cut` is told images, pixels and threads.
 fn body<W: Worker + 'static>(
     spec: &ConvSpec,
     threads: usize,
-    tile: usize,
-    filter_tiles: usize,
+    cut: impl FnOnce(usize, usize, usize) -> Partition,
     worker: impl FnOnce(usize) -> W,
 ) -> Box<dyn Body> {
     let threads = parallel::worthwhile(threads, spec);
     let images = spec.batch() * spec.groups();
-    let pixels = spec.out_height() * spec.out_width();
-    let most = CacheSizes::detect().l2 / 2 / (4 * spec.group_in_channels());
-    let partition = Partition::new(images, pixels, most, tile, filter_tiles, threads);
+    let partition = cut(images, spec.out_height() * spec.out_width(), threads);
     let worker = worker(partition.block);
     Box::new(Partitioned { spec: *spec, threads, images, partition, worker })
 }
 
 /// Most channels of a group: all of a pixel's channels are packed at once, for a tile of pixels.
 const MOST_CHANNELS: usize = 1 << 16;
+
+/// Where NHWC outputs go first: past the caches only where tiles write whole lines, without reading them.
+fn stores<S: Simd>(spec: &ConvSpec, options: &PlanOptions) -> Stores {
+    let whole_lines = spec.group_out_channels().is_multiple_of(LINE);
+    if S::STREAMS && whole_lines && !options.accumulate { options.stores } else { Stores::Cached }
+}
 
 /// Distance of packed NHWC pixels, if they have to be packed.
 fn packed_row(spec: &ConvSpec) -> Option<usize> {
@@ -147,11 +169,16 @@ struct Nhwc<S> {
     /// Pixels over which all filters pass before the next: few where the weights stay in the level-2 cache, so
     /// that outputs are stored side by side.
     run: usize,
-    /// Outputs lie beyond the level-2 cache.
+    /// Outputs lie beyond the level-2 cache, and go there through it.
     far: bool,
+    stores: Stores,
 }
 
 impl<S: Simd> Worker for Nhwc<S> {
+    fn stores(&self) -> Stores {
+        self.stores
+    }
+
     fn scratch_len(&self) -> usize {
         self.packed_row.map_or(0, |row| row * self.block).next_multiple_of(LINE)
     }
@@ -178,6 +205,7 @@ impl<S: Simd> Worker for Nhwc<S> {
         let bias = io.group_bias(spec, group);
         let mut pass = Pass::of(0, channels, channels, &self.options, bias);
         pass.epilogue.far = self.far;
+        pass.epilogue.streams = self.stores == Stores::Streaming;
         let start = (image * pixels + unit.pixels.start) * spec.out_channels() + group * filters;
         for first in (0..unit.pixels.len()).step_by(self.run) {
             // SAFETY: the unit's pixels are read in place (with stride 1 they lie `in_channels` apart
@@ -206,14 +234,25 @@ struct Nchw<S> {
     spec: ConvSpec,
     options: PlanOptions,
     strips: Arc<Strips>,
-    block: usize,
+    /// Pixels over which all filters pass before the next, while those are packed: whole panels.
+    run: usize,
+    /// Outputs lie beyond the level-2 cache.
+    far: bool,
+}
+
+/// Panels that are packed together at most: lines enough side by side for a core to see them coming.
+const RUN: usize = 4;
+
+/// Pixels of a run: few panels, as many as leave half the level-2 cache to weights and outputs.
+fn run<S: Simd>(spec: &ConvSpec, caches: &CacheSizes) -> usize {
+    let most = if spec.stride() == [1, 1] { RUN } else { 4 * RUN };
+    (caches.l2 / 4 / (4 * spec.group_in_channels() * S::NR)).clamp(1, most) * S::NR
 }
 
 impl<S: Simd> Worker for Nchw<S> {
     fn scratch_len(&self) -> usize {
-        let block = self.block.next_multiple_of(S::NR);
-        let row = if self.spec.stride() == [1, 1] { 0 } else { block };
-        self.spec.group_in_channels() * block + row
+        let row = if self.spec.stride() == [1, 1] { 0 } else { self.run };
+        2 * self.spec.group_in_channels() * self.run + row
     }
 
     fn unit(&self, unit: &Unit, io: &Shared<'_>, scratch: &mut [f32]) {
@@ -222,24 +261,39 @@ impl<S: Simd> Worker for Nchw<S> {
         let (in_pixels, pixels) = (spec.in_height() * spec.in_width(), spec.out_height() * spec.out_width());
         let group = unit.image % spec.groups();
         let planes = &io.input[unit.image * channels * in_pixels..][..channels * in_pixels];
-        let (scratch, row) = scratch.split_at_mut(channels * self.block.next_multiple_of(S::NR));
-        self.simd.vectorize(Pack { spec, planes, pixels: unit.pixels.clone(), panels: scratch, row });
-        let bias = io.group_bias(spec, group);
-        let pass = Pass::of(0, channels, channels, &self.options, bias);
-        let start = unit.image * filters * pixels + unit.pixels.start;
-        // SAFETY: the unit's output elements belong to it alone.
-        unsafe {
-            filters_by_pixels(
-                self.simd,
-                &self.strips,
-                group,
-                unit.filter_tiles.clone(),
-                scratch,
-                unit.pixels.len(),
-                &pass,
-                io.output.at(start),
-                pixels,
-            );
+        let (mut now, later) = scratch.split_at_mut(channels * self.run);
+        let (mut next, row) = later.split_at_mut(channels * self.run);
+        let mut pass = Pass::of(0, channels, channels, &self.options, io.group_bias(spec, group));
+        pass.epilogue.far = self.far;
+        let run = |start: usize| start..(start + self.run).min(unit.pixels.end);
+        let mut here = run(unit.pixels.start);
+        self.simd.vectorize(Pack { spec, planes, pixels: here.clone(), panels: now, row });
+        while !here.is_empty() {
+            let there = run(here.end);
+            // Whole panels of pixels side by side are packed by the tiles.
+            let whole = if spec.stride() == [1, 1] { there.len() / S::NR } else { 0 };
+            let from = planes.as_ptr().wrapping_add(there.start);
+            let mut copying = Copying::new::<S>(from, in_pixels, channels, next.as_mut_ptr(), whole);
+            // SAFETY: the unit's output elements belong to it alone; the planes hold the pixels that are copied,
+            // `next` has room for a run of them, and a run that is followed by another has as many panels.
+            unsafe {
+                filters_by_pixels(
+                    self.simd,
+                    &self.strips,
+                    group,
+                    unit.filter_tiles.clone(),
+                    now,
+                    here.len(),
+                    &pass,
+                    io.output.at(unit.image * filters * pixels + here.start),
+                    pixels,
+                    Some(&mut copying),
+                );
+            }
+            let (rest, packed) = (there.start + whole * S::NR..there.end, whole * channels * S::NR);
+            self.simd.vectorize(Pack { spec, planes, pixels: rest, panels: &mut next[packed..], row });
+            (now, next) = (next, now);
+            here = there;
         }
     }
 }
@@ -262,34 +316,24 @@ impl<S: Simd> SimdOp<S> for Pack<'_> {
         let Pack { spec, planes, pixels, panels, row } = self;
         let plane = spec.in_height() * spec.in_width();
         let len = spec.group_in_channels() * S::NR;
-        if spec.stride() == [1, 1] {
-            // Some cache lines of a plane at a time, and those of a few planes ahead are asked for: planes are
-            // too many for a core to see each of them coming.
-            for (start, group) in pixels.clone().step_by(RUN * S::NR).zip(panels.chunks_mut(RUN * len)) {
-                let pixels = start..(start + RUN * S::NR).min(pixels.end);
-                for (channel, from) in planes.chunks_exact(plane).enumerate() {
-                    for line in pixels.clone().step_by(LINE) {
-                        prefetch(from.as_ptr().wrapping_add(AHEAD * plane + line));
-                    }
-                    for (from, to) in from[pixels.clone()].chunks(S::NR).zip(group.chunks_exact_mut(len)) {
-                        copy(simd, from, &mut to[channel * S::NR..][..S::NR]);
-                    }
+        for (channel, from) in planes.chunks_exact(plane).enumerate() {
+            let from = if spec.stride() == [1, 1] {
+                // Planes are too many for a core to see each of them coming.
+                for line in pixels.clone().step_by(LINE) {
+                    prefetch(from.as_ptr().wrapping_add(AHEAD * plane + line));
                 }
-            }
-            return;
-        }
-        for (channel, plane) in planes.chunks_exact(plane).enumerate() {
-            let row = &mut row[..pixels.len()];
-            skip(simd, spec, plane, pixels.start, row);
-            for (from, packed) in row.chunks(S::NR).zip(panels.chunks_exact_mut(len)) {
-                copy(simd, from, &mut packed[channel * S::NR..][..S::NR]);
+                &from[pixels.clone()]
+            } else {
+                let row = &mut row[..pixels.len()];
+                skip(simd, spec, from, pixels.start, row);
+                row
+            };
+            for (from, to) in from.chunks(S::NR).zip(panels.chunks_exact_mut(len)) {
+                copy(simd, from, &mut to[channel * S::NR..][..S::NR]);
             }
         }
     }
 }
-
-/// Panels that are packed together, channel by channel.
-const RUN: usize = 4;
 
 /// Channels ahead of which lines are asked for: few enough for planes whose lines share a set of the cache.
 const AHEAD: usize = 4;
@@ -322,6 +366,10 @@ fn skip<S: Simd>(simd: S, spec: &ConvSpec, plane: &[f32], first: usize, row: &mu
         let to = &mut row[done..done + count];
         let from = &plane[y * stride_y * spec.in_width()..][..spec.in_width()];
         let from = &from[x * stride_x..];
+        // Planes are too many for a core to see each of them coming.
+        for line in (0..count * stride_x).step_by(LINE) {
+            prefetch(from.as_ptr().wrapping_add(AHEAD * plane.len() + line));
+        }
         if stride_x == 2 {
             for (from, to) in from.chunks(2 * S::LANES).zip(to.chunks_mut(S::LANES)) {
                 let (a, b) = from.split_at(from.len().min(S::LANES));
@@ -345,5 +393,55 @@ fn skip<S: Simd>(simd: S, spec: &ConvSpec, plane: &[f32], first: usize, row: &mu
             }
         }
         (done, y, x) = (done + count, y + 1, 0);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::buffer::AlignedBuffer;
+    use crate::kernel::Io;
+    use crate::simd::on_every_isa;
+
+    /// Outputs and where they went first.
+    fn run<S: Simd>(simd: S, text: &str, options: &PlanOptions, offset: usize) -> (Vec<u32>, Stores) {
+        let spec: ConvSpec = text.parse().unwrap();
+        let numbers =
+            |len: usize| (0..len).map(|i| (i * 7919 % 1013) as f32 * 0.37 - 187.0).collect::<Vec<_>>();
+        let packed = Pointwise::pack(simd, &spec, &numbers(spec.weights_len()), options).unwrap();
+        let body = packed.body(&spec).unwrap();
+        let mut scratch = AlignedBuffer::zeros(body.scratch_len()).unwrap();
+        let mut output = AlignedBuffer::zeros(offset + spec.output_len()).unwrap();
+        let io = Io { input: &numbers(spec.input_len()), bias: None, output: &mut output[offset..] };
+        body.run(io, &mut scratch);
+        (output[offset..].iter().map(|x| x.to_bits()).collect(), body.stores())
+    }
+
+    /// Past the caches go whole lines that are not read; the bits are the same, wherever the output starts.
+    fn check<S: Simd>(simd: S) {
+        let cached = PlanOptions::default();
+        let streaming = PlanOptions { stores: Stores::Streaming, ..cached };
+        let best = if S::STREAMS { Stores::Streaming } else { Stores::Cached };
+        for (text, stores) in [
+            ("n2 c9 h5 w7 o32 k1 nhwc", best),
+            ("c9 h5 w7 o48 k1 nhwc", best),
+            ("c10 h5 w7 o96 k1 g2 nhwc", best),
+            ("c9 h5 w7 o40 k1 nhwc", Stores::Cached),
+            ("c9 h5 w7 o32 k1", Stores::Cached),
+        ] {
+            for offset in [0, 1, 8] {
+                let (want, where_cached) = run(simd, text, &cached, offset);
+                let (bits, where_streaming) = run(simd, text, &streaming, offset);
+                assert_eq!((where_cached, where_streaming), (Stores::Cached, stores), "{text}");
+                assert!(bits == want, "{text}, {offset}");
+            }
+        }
+        let adds = PlanOptions { accumulate: true, ..streaming };
+        assert_eq!(run(simd, "c9 h5 w7 o32 k1 nhwc", &adds, 0).1, Stores::Cached);
+    }
+
+    #[test]
+    fn streams_what_it_says_it_streams() {
+        on_every_isa!(s => check(s));
     }
 }

@@ -367,7 +367,7 @@ mod tests {
     #[test]
     fn plans_of_all_rows_are_made_in_turn() {
         let layer = layers::parse("a 1 c8 h9 w9 o8 k3", "test").unwrap().remove(0);
-        let ours = Ours { kernel: kernels::kernel("direct").unwrap(), accuracy: kernels::Accuracy::Standard };
+        let ours = Ours::new(kernels::kernel("direct").unwrap());
         let pool = Pool::new(1).unwrap();
         let arena = Arena::new(&layer, &pool, Clock::Warm, Duration::from_millis(10), 3).unwrap();
         let log = RefCell::new(Vec::new());
@@ -388,7 +388,7 @@ mod tests {
     fn plans_of_a_row_are_those_that_were_sampled() {
         let layer = layers::parse("a 1 c8 h9 w9 o8 k3", "test").unwrap().remove(0);
         let kernel = kernels::kernel("direct").unwrap();
-        let engine = Ours { kernel, accuracy: kernels::Accuracy::Standard };
+        let engine = Ours::new(kernel);
         let pool = Pool::new(1).unwrap();
         let samples = [(0, 5), (1, 2), (2, 5)].map(|(round, plan)| Sample { round, plan, ns: 1.0 });
         for (clock, plans) in [(Clock::Warm, 2), (Clock::Cold, 8)] {

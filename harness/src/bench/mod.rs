@@ -7,7 +7,7 @@ mod row;
 use std::sync::Arc;
 use std::time::Duration;
 
-use kernels::{Accuracy, Kernel};
+use kernels::{Accuracy, Kernel, Stores};
 
 use crate::engine::{Engine, Ours};
 use crate::layers::Layer;
@@ -26,6 +26,8 @@ pub struct Request {
     pub kernels: Vec<&'static dyn Kernel>,
     /// What is asked of the kernels' rounding errors.
     pub accuracy: Accuracy,
+    /// Where the kernels' outputs are to go first.
+    pub stores: Stores,
     /// Other libraries.
     pub peers: Vec<Box<dyn Engine>>,
     /// Numbers of threads.
@@ -55,8 +57,8 @@ impl Request {
     fn engines<'a>(&'a self, layer: &Layer) -> Vec<Candidate<'a>> {
         let kernels =
             if self.kernels.is_empty() { usual(layer, self.accuracy) } else { self.kernels.clone() };
-        let accuracy = self.accuracy;
-        let ours = kernels.into_iter().map(|kernel| Candidate::Ours(Ours { kernel, accuracy }));
+        let Request { accuracy, stores, .. } = *self;
+        let ours = kernels.into_iter().map(|kernel| Candidate::Ours(Ours { kernel, accuracy, stores }));
         ours.chain(self.peers.iter().map(|peer| Candidate::Peer(peer.as_ref()))).collect()
     }
 }
@@ -148,6 +150,7 @@ mod tests {
             layers: layers::parse(text, "test").unwrap(),
             kernels: ids.iter().map(|id| kernels::kernel(id).unwrap()).collect(),
             accuracy: Accuracy::Standard,
+            stores: Stores::Cached,
             peers: Vec::new(),
             threads: vec![1],
             clocks: vec![Clock::Warm],

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use kernels::{ErrorModel, Layout, PlanOptions};
+use kernels::{ErrorModel, Layout, PlanOptions, Stores};
 
 use crate::check::{Exactness, Sampling, verdict};
 use crate::engine::{Engine, Facts, Io, Prepared, Refusal};
@@ -75,6 +75,7 @@ pub fn blank(
         roof_fraction: None,
         own_gflops: None,
         own_fraction: None,
+        stores: None,
         run: run.cloned(),
     }
 }
@@ -96,12 +97,13 @@ pub fn verified<'a>(
     row: &mut Record,
 ) -> Result<Box<dyn Prepared + 'a>, Refusal> {
     let mut prepared = engine.prepare(&layer.spec, io, pool)?;
-    let Facts { implementation, plan, workspace_bytes, packed_bytes, error_model, .. } =
+    let Facts { implementation, plan, workspace_bytes, packed_bytes, error_model, stores, .. } =
         prepared.facts().clone();
     row.kernel = implementation;
     row.plan_ns = Some(plan.as_nanos() as f64);
     row.workspace_bytes = workspace_bytes;
     row.packed_bytes = packed_bytes;
+    row.stores = stores.map(|stores| stores_name(stores).to_owned());
     // What is left of another engine's result would hide an output that this one does not write.
     io.output.borrow_mut().fill(f32::NAN);
     let failed = |reason| Refusal { status: Status::Unavailable, reason };
@@ -121,6 +123,14 @@ pub fn verified<'a>(
         (0..REORDERS).map_while(|_| prepared.reorder()).map(|time| time.as_nanos() as f64).collect();
     row.reorder_ns = median(&mut reorders);
     Ok(prepared)
+}
+
+/// The word.
+fn stores_name(stores: Stores) -> &'static str {
+    match stores {
+        Stores::Cached => "cached",
+        Stores::Streaming => "streaming",
+    }
 }
 
 /// Convolutions that are compared with the oracle whole.

@@ -41,6 +41,7 @@ impl<'a> Made<'a> {
             packed_bytes: None,
             own_flops: None,
             error_model: nchw::error_model(spec),
+            stores: None,
         };
         Box::new(Ready { model: self.model, tensors, pool, spec: *spec, facts })
     }

@@ -20,7 +20,7 @@ fn row(name: &str, id: &str, median: f64) -> Record {
     let spec = SPEC.parse().unwrap();
     let layer = Layer { name: name.to_owned(), network: "net".to_owned(), count: 2, spec };
     let pool = crate::pinning::Pool::new(1).unwrap();
-    let naive = Ours { kernel: kernels::kernel("naive").unwrap(), accuracy: kernels::Accuracy::Standard };
+    let naive = Ours::new(kernels::kernel("naive").unwrap());
     let mut row = crate::bench::blank(&layer, &naive, &pool, Clock::Warm, None);
     (row.requested, row.kernel) = (id.to_owned(), id.to_owned());
     if id.starts_with("peer") {

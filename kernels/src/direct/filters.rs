@@ -145,6 +145,7 @@ impl<S: Simd> Worker for Filters<S> {
                     accumulate: self.options.accumulate,
                     limits: self.options.limits(),
                     far: self.far,
+                    streams: false,
                 };
                 // SAFETY: these rows and filters of the output belong to this unit alone.
                 let start = unsafe { io.output.at(output.at(panel.first, rows.start, 0)) };

@@ -201,6 +201,7 @@ impl<S: Simd> Pixels<S> {
                     accumulate: self.options.accumulate,
                     limits: self.options.limits(),
                     far: false,
+                    streams: false,
                 };
                 let filter = (group - groups.start) * spec.group_out_channels() + strip.first;
                 // SAFETY: the strip's places are among those that the caller vouches for.

@@ -93,6 +93,7 @@ impl<S: Simd> Worker for Nchw<S> {
                     &pass,
                     io.output.at(start),
                     pixels,
+                    None,
                 );
             }
         }

@@ -22,6 +22,8 @@ pub(crate) struct Epilogue {
     pub(crate) limits: (f32, f32),
     /// The output lies beyond the level-2 cache: it is asked for while the sums are made.
     pub(crate) far: bool,
+    /// Whole tiles whose vectors are aligned are stored past the caches; who stores so fences afterwards.
+    pub(crate) streams: bool,
 }
 
 impl Epilogue {
@@ -31,6 +33,7 @@ impl Epilogue {
         accumulate: false,
         limits: (f32::NEG_INFINITY, f32::INFINITY),
         far: false,
+        streams: false,
     };
 }
 
@@ -85,6 +88,19 @@ pub(super) unsafe fn finish<S: Simd, const R: usize, const V: usize>(
     if full && !epilogue.accumulate {
         // Short reductions feel two operations for each sum that change nothing.
         let limited = epilogue.limits != Epilogue::STORE.limits;
+        if S::STREAMS && epilogue.streams {
+            let places = c.iter().fold(c_row * 4, |places, c| places | *c as usize);
+            if places.is_multiple_of(4 * S::LANES) {
+                for (i, row) in acc.iter().enumerate() {
+                    for (j, &sum) in row.iter().enumerate() {
+                        let value = simd.clamp(sum, lo, hi);
+                        // SAFETY: as below, and all these places are aligned.
+                        unsafe { simd.stream(c[j].wrapping_add(i * c_row), value) };
+                    }
+                }
+                return;
+            }
+        }
         for (i, row) in acc.iter().enumerate() {
             for (j, &sum) in row.iter().enumerate() {
                 let value = if limited { simd.clamp(sum, lo, hi) } else { sum };

@@ -22,9 +22,12 @@
 //! instruction set is [`Simd::MR`] × [`Simd::NV`]: 14 × 2 of 32 registers on AVX-512, 6 × 2 of 16 on
 //! AVX2.
 
+mod beside;
 mod epilogue;
 mod pixels;
 
+use beside::Nothing;
+pub(crate) use beside::{Asking, Beside, Copying, beside_tile_fn};
 pub(crate) use epilogue::{Bias, Epilogue};
 use epilogue::{finish, start};
 pub(crate) use pixels::{PixelTile, PixelVector, pixel_tile_fn, pixel_tile_shape};
@@ -123,12 +126,14 @@ unsafe fn entry<S: Simd, const R: usize, const V: usize>(simd: S, tile: &Tile<'_
             // SAFETY: `entry`'s caller vouches for the tile.
             unsafe {
                 match self.0.a_rows {
-                    Rows::Apart(distance) => body::<S, R, V>(simd, self.0, Apart(distance)),
+                    Rows::Apart(distance) => {
+                        body::<S, R, V, _>(simd, self.0, Apart(distance), Nothing);
+                    }
                     Rows::At(distances) => {
                         let Some(distances) = distances.first_chunk::<R>() else {
                             return debug_assert!(false, "a tile of {R} rows has {}", distances.len());
                         };
-                        body::<S, R, V>(simd, self.0, At(*distances));
+                        body::<S, R, V, _>(simd, self.0, At(*distances), Nothing);
                     }
                 }
             }
@@ -181,6 +186,26 @@ fn opaque(mut p: *const f32) -> *const f32 {
     p
 }
 
+/// Rows side by side.
+#[derive(Clone, Copy)]
+struct Adjacent;
+
+impl Addresses for Adjacent {
+    type Bases = *const f32;
+    #[inline(always)]
+    fn bases(self, a: *const f32) -> *const f32 {
+        a
+    }
+    #[inline(always)]
+    fn step(self, base: *const f32, distance: usize) -> *const f32 {
+        base.wrapping_add(distance)
+    }
+    #[inline(always)]
+    fn row(self, base: *const f32, i: usize) -> *const f32 {
+        base.wrapping_add(i)
+    }
+}
+
 /// Rows anywhere.
 #[derive(Clone, Copy)]
 struct At<const R: usize>([usize; R]);
@@ -202,9 +227,14 @@ impl<const R: usize> Addresses for At<R> {
 }
 
 /// # Safety
-/// As [`TileFn`].
+/// As [`TileFn`]; what the tile does beside touches valid memory.
 #[inline(always)]
-unsafe fn body<S: Simd, const R: usize, const V: usize>(simd: S, tile: &Tile<'_>, rows: impl Addresses) {
+unsafe fn body<S: Simd, const R: usize, const V: usize, B: Beside<S>>(
+    simd: S,
+    tile: &Tile<'_>,
+    rows: impl Addresses,
+    mut beside: B,
+) -> B {
     let mut lanes = [0; V];
     let mut c = [tile.c; V];
     for j in 0..V {
@@ -227,6 +257,8 @@ unsafe fn body<S: Simd, const R: usize, const V: usize>(simd: S, tile: &Tile<'_>
                 let mut a = rows.bases(tile.a.add(outer * tile.outer.a + inner * tile.inner.a));
                 let mut b = tile.b.add(outer * tile.outer.b + inner * tile.inner.b);
                 for _ in 0..tile.len {
+                    // First: stores further down would keep loads apart, and sums out of registers.
+                    beside.step(simd);
                     let mut columns = [simd.splat(0.0); V];
                     for (j, column) in columns.iter_mut().enumerate() {
                         *column = simd.load(b.add(j * S::LANES));
@@ -246,6 +278,7 @@ unsafe fn body<S: Simd, const R: usize, const V: usize>(simd: S, tile: &Tile<'_>
     }
     // SAFETY: the output is valid, by the caller's promise.
     unsafe { finish::<S, R, V>(simd, acc, c, tile.c_row, lanes, &tile.epilogue) }
+    beside
 }
 
 /// How many rows each of the fewest tiles over `n` rows has at most: 13 rows for 26, not 14 and 12.
@@ -282,6 +315,7 @@ mod tests {
                         accumulate: mode == 2,
                         limits: (-5.0, 40.0),
                         far: mode == 1,
+                        streams: mode == 1,
                     };
                     let distances: Vec<usize> = (0..rows).map(|i| i * steps).collect();
                     let tile = Tile {

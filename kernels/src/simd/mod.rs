@@ -98,6 +98,19 @@ pub(crate) unsafe trait Simd: Copy + Send + Sync + fmt::Debug + 'static {
     /// # Safety
     /// `p` is valid for writes of `LANES` f32s; no alignment is needed.
     unsafe fn store(self, p: *mut f32, v: Self::F32);
+    /// Whether [`stream`](Self::stream) does more than [`store`](Self::store): only where a vector is a cache line.
+    /// Halves of lines were measured to gain nothing.
+    const STREAMS: bool = false;
+    /// Stores `LANES` f32s past the caches, where the instruction set can; to be seen by another thread after
+    /// [`fence_streams`].
+    ///
+    /// # Safety
+    /// As [`store`](Self::store), and `p` is a multiple of the vector's size.
+    #[inline(always)]
+    unsafe fn stream(self, p: *mut f32, v: Self::F32) {
+        // SAFETY: by the caller's promise.
+        unsafe { self.store(p, v) }
+    }
     /// Loads the first `n` lanes, zeros the others; touches nothing beyond `n`.
     ///
     /// # Safety
@@ -265,6 +278,15 @@ pub(crate) fn prefetch(line: *const f32) {
     }
     #[cfg(not(target_arch = "x86_64"))]
     let _ = line;
+}
+
+/// Orders streamed stores before all later ones, such as the one that tells another thread of them.
+pub(crate) fn fence_streams() {
+    #[cfg(target_arch = "x86_64")]
+    // SAFETY: every x86-64 CPU has the instruction.
+    unsafe {
+        std::arch::x86_64::_mm_sfence();
+    }
 }
 
 /// Runs a check with every instruction set that this machine has.

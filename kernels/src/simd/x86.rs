@@ -284,6 +284,12 @@ unsafe impl Simd for Avx512 {
         // SAFETY: the token proves AVX-512; the caller's pointer is valid for 16 f32s.
         unsafe { _mm512_storeu_ps(p, v) }
     }
+    const STREAMS: bool = true;
+    #[inline(always)]
+    unsafe fn stream(self, p: *mut f32, v: __m512) {
+        // SAFETY: the token proves AVX-512; the caller's pointer is aligned and valid for 16 f32s.
+        unsafe { _mm512_stream_ps(p, v) }
+    }
     #[inline(always)]
     unsafe fn load_partial(self, p: *const f32, n: usize) -> __m512 {
         // SAFETY: the token proves AVX-512; masked lanes are not read, the caller's pointer is

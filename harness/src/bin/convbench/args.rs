@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use harness::layers::Layer;
 use harness::record::Clock;
-use kernels::{Accuracy, ConvSpec, Effort, Layout};
+use kernels::{Accuracy, ConvSpec, Effort, Layout, Stores};
 
 /// Convolution kernels: what there is, what they compute, how fast, and whether it is right.
 #[derive(Debug, Parser)]
@@ -120,6 +120,21 @@ impl From<AccuracyArg> for Accuracy {
             AccuracyArg::Strict => Accuracy::Strict,
             AccuracyArg::Standard => Accuracy::Standard,
             AccuracyArg::Relaxed => Accuracy::Relaxed,
+        }
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum StoresArg {
+    Cached,
+    Streaming,
+}
+
+impl From<StoresArg> for Stores {
+    fn from(stores: StoresArg) -> Self {
+        match stores {
+            StoresArg::Cached => Stores::Cached,
+            StoresArg::Streaming => Stores::Streaming,
         }
     }
 }
@@ -244,6 +259,9 @@ pub(crate) struct What {
     /// summing, about twice, or about eight times those
     #[arg(long, default_value = "standard")]
     pub(crate) accuracy: AccuracyArg,
+    /// Where outputs go first: into the caches, or past them, of kernels that can do so
+    #[arg(long, value_name = "STORES", default_value = "cached")]
+    pub(crate) stores: StoresArg,
     /// Numbers of threads, separated by commas
     #[arg(long, value_name = "N,…", value_delimiter = ',', default_value = "1")]
     pub(crate) threads: Vec<usize>,

@@ -54,6 +54,7 @@ fn request(args: &args::What, layers: Vec<Layer>, roofs: bool) -> Result<Request
         layers,
         kernels,
         accuracy: args.accuracy.into(),
+        stores: args.stores.into(),
         peers: peers::find(&args.peers, &paths).map_err(refused)?,
         threads: args.threads.clone(),
         clocks: args.clock.iter().map(|&clock| clock.into()).collect(),

@@ -166,6 +166,7 @@ impl Engine for OneDnn {
                 packed_bytes: Some(weights_bytes),
                 own_flops: None,
                 error_model: nchw::error_model(spec),
+                stores: None,
             },
         };
         if prepared.facts.implementation.contains("wino") {
