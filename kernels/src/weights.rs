@@ -20,7 +20,12 @@ pub(crate) enum Order {
     ChannelRowColumn,
     /// Kernel row, kernel column, channel: as pixels lie in NHWC.
     RowColumnChannel,
+    /// Block of [`CHANNELS`] channels, kernel row, kernel column, channel of the block.
+    BlockRowColumnChannel,
 }
+
+/// Channels of a block: few enough for their pixels to stay in the level-1 cache from tap to tap.
+pub(crate) const CHANNELS: usize = 8;
 
 /// Steps of a filter: channels of its group × kernel rows × kernel columns.
 pub(crate) fn steps(spec: &ConvSpec) -> usize {
@@ -29,12 +34,14 @@ pub(crate) fn steps(spec: &ConvSpec) -> usize {
 
 /// Index of step `k` of `order` in the weights of one filter as they are given.
 fn source(spec: &ConvSpec, order: Order, k: usize) -> usize {
+    let (channels, taps) = (spec.group_in_channels(), spec.kernel()[0] * spec.kernel()[1]);
     match order {
         Order::ChannelRowColumn => k,
-        Order::RowColumnChannel => {
-            let channels = spec.group_in_channels();
-            let taps = spec.kernel()[0] * spec.kernel()[1];
-            k % channels * taps + k / channels
+        Order::RowColumnChannel => k % channels * taps + k / channels,
+        Order::BlockRowColumnChannel => {
+            let first = k / (CHANNELS * taps) * CHANNELS;
+            let (k, block) = (k - first * taps, CHANNELS.min(channels - first));
+            (first + k % block) * taps + k / block
         }
     }
 }
@@ -190,10 +197,11 @@ mod tests {
 
     #[test]
     fn every_weight_is_where_its_filter_and_step_say() {
-        for text in ["c6 h5 w5 o9 k3x2 g3", "c4 h5 w5 o37 k3", "c1 h5 w5 o1 k1"] {
+        for text in ["c6 h5 w5 o9 k3x2 g3", "c4 h5 w5 o37 k3", "c1 h5 w5 o1 k1", "c19 h5 w5 o3 k2"] {
             let spec: ConvSpec = text.parse().unwrap();
             let weights: Vec<f32> = (1..=spec.weights_len()).map(|i| i as f32).collect();
-            for order in [Order::ChannelRowColumn, Order::RowColumnChannel] {
+            let orders = [Order::ChannelRowColumn, Order::RowColumnChannel, Order::BlockRowColumnChannel];
+            for order in orders {
                 let panels = Panels::pack::<Wide>(&spec, &weights, order).unwrap();
                 let strips = Strips::pack::<Wide>(&spec, &weights, order).unwrap();
                 let (steps, filters) = (steps(&spec), spec.group_out_channels());

@@ -35,10 +35,10 @@ impl Planes {
         Planes { stride, phase, row, channel: row * window.rows() }
     }
 
-    /// Distance of tap (channel c, row r, column s) of the kernel from output pixel (0, 0).
-    pub(crate) fn offset(&self, spec: &ConvSpec, [c, r, s]: [usize; 3]) -> usize {
+    /// Distance of tap (row r, column s) of the kernel from output pixel (0, 0).
+    pub(crate) fn offset(&self, spec: &ConvSpec, [r, s]: [usize; 2]) -> usize {
         let x = s * spec.dilation()[1];
-        c * self.channel + r * spec.dilation()[0] * self.row + x % self.stride * self.phase + x / self.stride
+        r * spec.dilation()[0] * self.row + x % self.stride * self.phase + x / self.stride
     }
 }
 

@@ -36,6 +36,7 @@
 //! [`ErrorModel::Sum`]: crate::ErrorModel::Sum
 
 mod filters;
+mod inplace;
 mod pixels;
 
 use crate::band::Window;

@@ -8,13 +8,14 @@
 //!         for each step (channel, r, s): vectors of pixels × one weight of each filter
 //! ```
 //! The vectors of a tile may come from different rows, so narrow images fill them as well as wide
-//! ones. A table of offsets, one for each step, stands for channel, dilation and stride.
+//! ones. A table of offsets, one for each tap, stands for dilation and stride.
 //!
 //! NHWC outputs go through scratch memory, one strip of a block at a time, and are transposed there.
 
 use std::ops::Range;
 use std::sync::Arc;
 
+use super::inplace;
 use crate::band::{Image, Planes, Window, most_rows, pack_planes, transpose_raw};
 use crate::buffer::{LINE, try_vec};
 use crate::cache::CacheSizes;
@@ -37,7 +38,7 @@ struct Pixels<S> {
     planes: Planes,
     /// Groups that share a band: more than one where their channels lie side by side.
     groups: usize,
-    /// Distance of each step's pixels from the output pixel's first.
+    /// Distance of each tap's pixels from the output pixel's first.
     offsets: Vec<usize>,
     /// Every vector of pixels of a block, row by row.
     vectors: Vec<PixelVector>,
@@ -53,7 +54,7 @@ pub(super) fn pack<S: Simd>(
     weights: &[f32],
     options: &PlanOptions,
 ) -> Result<Packed, ConvError> {
-    let strips = Strips::pack::<S>(spec, weights, Order::ChannelRowColumn)?;
+    let strips = Strips::pack::<S>(spec, weights, Order::BlockRowColumnChannel)?;
     Ok(Packed::new(simd, options, strips.bytes(), strips, arrange))
 }
 
@@ -63,6 +64,12 @@ fn arrange<S: Simd>(
     options: &PlanOptions,
     strips: Arc<Strips>,
 ) -> Result<Box<dyn Body>, ConvError> {
+    if std::env::var_os("OLD").is_none() && inplace::supports::<S>(spec) {
+        if std::env::var_os("HALF").is_some() {
+            return inplace::arrange(simd.half(), spec, options, strips);
+        }
+        return inplace::arrange(simd, spec, options, strips);
+    }
     let threads = parallel::worthwhile(options.threads, spec);
     let (_, tile_vectors) = pixel_tile_shape::<S>(spec.group_out_channels());
     let channels = spec.group_in_channels();
@@ -80,11 +87,9 @@ fn arrange<S: Simd>(
     let partition = Partition::new(images, spec.out_height(), most, 1, tiles, threads);
     let planes = Planes::new(spec, partition.block, S::LANES);
     let [kernel_height, kernel_width] = spec.kernel();
-    let mut offsets = try_vec(channels * kernel_height * kernel_width)?;
-    for c in 0..channels {
-        for r in 0..kernel_height {
-            offsets.extend((0..kernel_width).map(|s| planes.offset(spec, [c, r, s])));
-        }
+    let mut offsets = try_vec(kernel_height * kernel_width)?;
+    for r in 0..kernel_height {
+        offsets.extend((0..kernel_width).map(|s| planes.offset(spec, [r, s])));
     }
     // A stride that is never taken may be as long as numbers go.
     let step = spec.stride()[0].saturating_mul(planes.row);
@@ -95,6 +100,7 @@ fn arrange<S: Simd>(
             b: y * step + x,
             c: y * width + x,
             lanes: S::LANES.min(width - x),
+            masks: 0,
         }));
     }
     let worker = Pixels {
@@ -233,7 +239,8 @@ impl<S: Simd> Pixels<S> {
         c: *mut f32,
         c_row: usize,
     ) {
-        let count = rows * self.spec.out_width().div_ceil(S::LANES);
+        let spec = &self.spec;
+        let count = rows * spec.out_width().div_ceil(S::LANES);
         let mut left = &self.vectors[..count];
         while !left.is_empty() {
             let vectors = self.tile_vectors.min(1 << left.len().ilog2());
@@ -242,7 +249,10 @@ impl<S: Simd> Pixels<S> {
                 a: strip.data.as_ptr(),
                 a_step: self.strips.rows,
                 b: band.as_ptr(),
+                channels: spec.group_in_channels(),
+                channel: self.planes.channel,
                 offsets: &self.offsets,
+                masks: &[],
                 vectors: now,
                 c,
                 c_row,

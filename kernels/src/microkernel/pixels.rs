@@ -3,6 +3,7 @@
 use super::balanced;
 use super::epilogue::{Epilogue, finish, start};
 use crate::simd::{Simd, SimdOp};
+use crate::weights::CHANNELS;
 
 /// A vector of neighbouring pixels: where it is read and where it is stored.
 #[derive(Clone, Copy, Debug)]
@@ -13,20 +14,28 @@ pub(crate) struct PixelVector {
     pub(crate) c: usize,
     /// Lanes that are stored.
     pub(crate) lanes: usize,
+    /// Where its masks start among [`PixelTile::masks`].
+    pub(crate) masks: usize,
 }
 
-/// A tile whose columns are pixels read where they lie: vector v of step k is at
-/// `b + v.b + offsets[k]`, so that the vectors of a tile may come from different rows of an image,
-/// and a step may be any tap of any channel.
+/// A tile whose columns are pixels read where they lie: vector v of tap t of channel c is at
+/// `b + v.b + c · channel + offsets[t]`, so that the vectors of a tile may come from different rows of an
+/// image.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct PixelTile<'a> {
+pub(crate) struct PixelTile<'a, S: Simd> {
     /// Packed filters, `[step][a_step]`.
     pub(crate) a: *const f32,
     /// f32s from one step of the filters to the next.
     pub(crate) a_step: usize,
     pub(crate) b: *const f32,
-    /// Distance of each step's pixels from those of the first tap.
+    pub(crate) channels: usize,
+    /// f32s from one channel of the pixels to the next.
+    pub(crate) channel: usize,
+    /// Distance of each tap's pixels from those of the output; a negative one wraps.
     pub(crate) offsets: &'a [usize],
+    /// For each vector, from its `masks` on, the lanes that are read for each tap, while the others are zero;
+    /// none if every tap reads whole vectors.
+    pub(crate) masks: &'a [S::Mask],
     /// As many as the tile has. (Made long before the tile runs: reading wide what was just written
     /// narrow would stall.)
     pub(crate) vectors: &'a [PixelVector],
@@ -42,11 +51,11 @@ const MOST_VECTORS: usize = 8;
 /// A pixel tile of a fixed number of rows and vectors, compiled for an instruction set.
 ///
 /// # Safety
-/// With R rows and V vectors, which are all there: `a` is valid for reads of `R` f32s at every step,
-/// `b + v.b + offset` for reads of a vector for every vector v and every offset, `c + v.c` for writes
-/// (and reads, when accumulating) of `v.lanes <= LANES` f32s in each of `R` rows; the bias is of rows,
-/// with R values.
-pub(crate) type PixelTileFn<S> = unsafe fn(S, &PixelTile<'_>);
+/// With R rows and V vectors, which are all there: `a` is valid for reads of `R` f32s at every tap of every
+/// channel; the pixels of every vector and tap are valid for reads in all lanes, or those of its mask;
+/// `c + v.c` for writes (and reads, when accumulating) of `v.lanes <= LANES` f32s in each of `R` rows; the bias
+/// is of rows, with R values.
+pub(crate) type PixelTileFn<S> = unsafe fn(S, &PixelTile<'_, S>);
 
 /// Rows and vectors of the pixel tile for that many filters: as many rows as there are, as many
 /// vectors as registers are left for.
@@ -84,46 +93,71 @@ fn pixel_with_rows<S: Simd, const V: usize>(rows: usize) -> PixelTileFn<S> {
 
 /// # Safety
 /// As [`PixelTileFn`].
-unsafe fn pixel_entry<S: Simd, const R: usize, const V: usize>(simd: S, tile: &PixelTile<'_>) {
-    struct Op<'a, const R: usize, const V: usize>(&'a PixelTile<'a>);
-    impl<S: Simd, const R: usize, const V: usize> SimdOp<S> for Op<'_, R, V> {
+unsafe fn pixel_entry<S: Simd, const R: usize, const V: usize>(simd: S, tile: &PixelTile<'_, S>) {
+    struct Op<'a, S: Simd, const R: usize, const V: usize>(&'a PixelTile<'a, S>);
+    impl<S: Simd, const R: usize, const V: usize> SimdOp<S> for Op<'_, S, R, V> {
         type Output = ();
         #[inline(always)]
         fn eval(self, simd: S) {
             // SAFETY: `pixel_entry`'s caller vouches for the tile.
-            unsafe { pixel_body::<S, R, V>(simd, self.0) }
+            unsafe {
+                if self.0.masks.is_empty() {
+                    pixel_body::<S, R, V, false>(simd, self.0);
+                } else {
+                    pixel_body::<S, R, V, true>(simd, self.0);
+                }
+            }
         }
     }
-    simd.vectorize(Op::<R, V>(tile));
+    simd.vectorize(Op::<S, R, V>(tile));
 }
 
 /// # Safety
 /// As [`PixelTileFn`].
 #[inline(always)]
-unsafe fn pixel_body<S: Simd, const R: usize, const V: usize>(simd: S, tile: &PixelTile<'_>) {
+unsafe fn pixel_body<S: Simd, const R: usize, const V: usize, const MASKED: bool>(
+    simd: S,
+    tile: &PixelTile<'_, S>,
+) {
     let Some(vectors) = tile.vectors.first_chunk::<V>() else {
         return debug_assert!(false, "a tile of {V} vectors has {}", tile.vectors.len());
     };
     let lanes = vectors.map(|vector| vector.lanes);
     // SAFETY: the bias is valid, by the caller's promise.
     let mut acc = unsafe { start::<S, R, V>(simd, lanes, tile.epilogue.bias) };
-    let b = vectors.map(|vector| tile.b.wrapping_add(vector.b));
+    let masks = vectors.map(|vector| tile.masks.as_ptr().wrapping_add(vector.masks));
+    let mut b = vectors.map(|vector| tile.b.wrapping_add(vector.b));
     let mut a = tile.a;
-    for &offset in tile.offsets {
-        // SAFETY: filters and pixels of every step are valid, by the caller's promise.
-        unsafe {
-            let mut columns = [simd.splat(0.0); V];
-            for j in 0..V {
-                columns[j] = simd.load(b[j].wrapping_add(offset));
-            }
-            for (i, row) in acc.iter_mut().enumerate() {
-                let value = simd.splat(*a.add(i));
-                for (sum, &column) in row.iter_mut().zip(&columns) {
-                    *sum = simd.mul_add(value, column, *sum);
+    let mut channels = tile.channels;
+    while channels > 0 {
+        let block = channels.min(CHANNELS);
+        for (tap, &offset) in tile.offsets.iter().enumerate() {
+            let mut b = b.map(|b| b.wrapping_add(offset));
+            // SAFETY: each vector has a mask for every tap.
+            let lanes = masks.map(|masks| MASKED.then(|| unsafe { *masks.add(tap) }));
+            for _ in 0..block {
+                // SAFETY: filters and pixels of every step are valid, by the caller's promise.
+                unsafe {
+                    let mut columns = [simd.splat(0.0); V];
+                    for j in 0..V {
+                        columns[j] = match lanes[j] {
+                            Some(mask) => simd.load_masked(b[j], mask),
+                            None => simd.load(b[j]),
+                        };
+                        b[j] = b[j].wrapping_add(tile.channel);
+                    }
+                    for (i, row) in acc.iter_mut().enumerate() {
+                        let value = simd.splat(*a.add(i));
+                        for (sum, &column) in row.iter_mut().zip(&columns) {
+                            *sum = simd.mul_add(value, column, *sum);
+                        }
+                    }
                 }
+                a = a.wrapping_add(tile.a_step);
             }
         }
-        a = a.wrapping_add(tile.a_step);
+        b = b.map(|b| b.wrapping_add(block * tile.channel));
+        channels -= block;
     }
     // SAFETY: the output is valid, by the caller's promise.
     unsafe {

@@ -1,0 +1,167 @@
+//! The form of [`direct`](super) whose lanes are pixels, for planes that are read where they lie: NCHW with
+//! stride 1, where input rows are as long as output rows.
+//!
+//! There a tap is a shift of the whole plane. A vector holds neighbours of the plane, over row ends, so that all
+//! vectors but the last are full however short the rows are; lanes whose pixel would lie in the padding are
+//! masked. Nothing is copied.
+//!
+//! # Loop nest
+//! ```text
+//! for each unit (image, group, some vectors of the plane, part of the strips):   parallel
+//!     for each strip of filters: for each tile of vectors:
+//!         for each channel, for each tap (r, s): masked vectors of pixels × one weight of each filter
+//! ```
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use crate::buffer::try_vec;
+use crate::cache::CacheSizes;
+use crate::error::ConvError;
+use crate::kernel::{Body, PlanOptions};
+use crate::microkernel::{Bias, Epilogue, PixelTile, PixelVector, pixel_tile_fn, pixel_tile_shape};
+use crate::parallel;
+use crate::partition::{Partition, Partitioned, Shared, Unit, Worker};
+use crate::simd::Simd;
+use crate::spec::{ConvSpec, Layout};
+use crate::weights::Strips;
+
+#[derive(Debug)]
+struct InPlace<S: Simd> {
+    simd: S,
+    spec: ConvSpec,
+    options: PlanOptions,
+    strips: Arc<Strips>,
+    /// Distance of each tap's pixels from those of the output; a negative one wraps.
+    offsets: Vec<usize>,
+    /// Every vector of a plane.
+    vectors: Vec<PixelVector>,
+    /// For each tap the lanes of a vector that are not padding; vectors that are alike share them.
+    masks: Vec<S::Mask>,
+    /// Vectors of a tile, a power of two.
+    tile_vectors: usize,
+}
+
+/// Whether planes can be read where they lie.
+pub(super) fn supports<S: Simd>(spec: &ConvSpec) -> bool {
+    S::MASKS
+        && spec.layout() == Layout::Nchw
+        && spec.stride() == [1, 1]
+        && spec.in_width() == spec.out_width()
+        && spec.kernel() != [1, 1]
+}
+
+pub(super) fn arrange<S: Simd>(
+    simd: S,
+    spec: &ConvSpec,
+    options: &PlanOptions,
+    strips: Arc<Strips>,
+) -> Result<Box<dyn Body>, ConvError> {
+    let threads = parallel::worthwhile(options.threads, spec);
+    let (_, tile_vectors) = pixel_tile_shape::<S>(spec.group_out_channels());
+    let pixels = spec.out_height() * spec.out_width();
+    let count = pixels.div_ceil(S::LANES);
+    // The vectors of which the input fills half the level-2 cache, where other strips follow.
+    let most = match strips.count {
+        1 => count,
+        _ => CacheSizes::detect().l2 / 2 / (4 * S::LANES * spec.group_in_channels()),
+    };
+    let images = spec.batch() * spec.groups();
+    let partition = Partition::new(images, count, most, tile_vectors, strips.count, threads);
+
+    let mut vectors = try_vec(count)?;
+    let (mut masks, mut known) = (Vec::new(), HashMap::new());
+    for first in (0..pixels).step_by(S::LANES) {
+        let lanes = S::LANES.min(pixels - first);
+        let bits = Edges::of(spec, first, lanes);
+        let start = *known.entry(bits.clone()).or_insert_with(|| {
+            let start = masks.len();
+            masks.extend(bits.0.iter().map(|&bits| simd.mask_of(bits)));
+            start
+        });
+        vectors.push(PixelVector { b: first, c: first, lanes, masks: start });
+    }
+    let worker = InPlace { simd, spec: *spec, options: *options, strips, offsets: offsets(spec)?, vectors, masks, tile_vectors };
+    Ok(Box::new(Partitioned { spec: *spec, threads, images, partition, worker }))
+}
+
+/// Distance of each tap's pixels from those of the output; a negative one wraps.
+fn offsets(spec: &ConvSpec) -> Result<Vec<usize>, ConvError> {
+    let ([height, width], [dilation_y, dilation_x]) = (spec.kernel(), spec.dilation());
+    let mut offsets = try_vec(height * width)?;
+    for r in 0..height {
+        let row = (r * dilation_y).wrapping_sub(spec.padding().top).wrapping_mul(spec.in_width());
+        offsets.extend((0..width).map(|s| row.wrapping_add(s * dilation_x).wrapping_sub(spec.padding().left)));
+    }
+    Ok(offsets)
+}
+
+/// For each tap the lanes of a vector whose pixel is not padding, a bit for each.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+struct Edges(Vec<u32>);
+
+impl Edges {
+    /// Of the vector from output pixel `first`.
+    fn of(spec: &ConvSpec, first: usize, lanes: usize) -> Self {
+        let [dilation_y, dilation_x] = spec.dilation();
+        let (width, padding) = (spec.out_width(), spec.padding());
+        let tap = |r: usize, s: usize| {
+            let inside = |pixel: usize| {
+                // What would be negative wraps, which is beyond the last as well.
+                let y = (pixel / width + r * dilation_y).wrapping_sub(padding.top);
+                let x = (pixel % width + s * dilation_x).wrapping_sub(padding.left);
+                y < spec.in_height() && x < spec.in_width()
+            };
+            (0..lanes).filter(|lane| inside(first + lane)).fold(0, |bits, lane| bits | 1 << lane)
+        };
+        let [rows, columns] = spec.kernel();
+        Edges((0..rows * columns).map(|t| tap(t / columns, t % columns)).collect())
+    }
+}
+
+impl<S: Simd> Worker for InPlace<S> {
+    fn scratch_len(&self) -> usize {
+        0
+    }
+
+    fn unit(&self, unit: &Unit, io: &Shared<'_>, _: &mut [f32]) {
+        let spec = &self.spec;
+        let group = unit.image % spec.groups();
+        let (plane, out_plane) = (spec.in_height() * spec.in_width(), spec.out_height() * spec.out_width());
+        let input = &io.input[unit.image * spec.group_in_channels() * plane..];
+        let bias = io.group_bias(spec, group);
+        for index in unit.filter_tiles.clone() {
+            let strip = self.strips.strip(group, index);
+            let filter = unit.image * spec.group_out_channels() + strip.first;
+            let mut left = &self.vectors[unit.pixels.clone()];
+            while !left.is_empty() {
+                let count = self.tile_vectors.min(1 << left.len().ilog2());
+                let (now, later) = left.split_at(count);
+                // SAFETY: a mask is of lanes whose pixel lies in the plane; the strip's outputs of these pixels
+                // belong to this unit alone.
+                unsafe {
+                    let tile = PixelTile {
+                        a: strip.data.as_ptr(),
+                        a_step: self.strips.rows,
+                        b: input.as_ptr(),
+                        channels: spec.group_in_channels(),
+                        channel: plane,
+                        offsets: &self.offsets,
+                        masks: &self.masks,
+                        vectors: now,
+                        c: io.output.at(filter * out_plane),
+                        c_row: out_plane,
+                        epilogue: Epilogue {
+                            bias: bias.map_or(Bias::None, |b| Bias::Rows(b.wrapping_add(strip.first))),
+                            accumulate: self.options.accumulate,
+                            limits: self.options.limits(),
+                            far: false,
+                        },
+                    };
+                    pixel_tile_fn::<S>(strip.filters, count)(self.simd, &tile);
+                }
+                left = later;
+            }
+        }
+    }
+}
