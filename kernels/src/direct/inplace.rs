@@ -70,18 +70,30 @@ pub(super) fn arrange<S: Simd>(
     let partition = Partition::new(images, count, most, tile_vectors, strips.count, threads);
 
     let mut vectors = try_vec(count)?;
-    let (mut masks, mut known) = (Vec::new(), HashMap::new());
+    // All lanes for every tap come first.
+    let taps = spec.kernel()[0] * spec.kernel()[1];
+    let mut masks = try_vec(taps)?;
+    masks.resize(taps, simd.mask(0, S::LANES));
+    let mut known = HashMap::from([(vec![(1 << S::LANES) - 1; taps], None)]);
     for first in (0..pixels).step_by(S::LANES) {
         let lanes = S::LANES.min(pixels - first);
-        let bits = Edges::of(spec, first, lanes);
-        let start = *known.entry(bits.clone()).or_insert_with(|| {
-            let start = masks.len();
-            masks.extend(bits.0.iter().map(|&bits| simd.mask_of(bits)));
-            start
+        let bits = inside(spec, first, lanes);
+        let start = *known.entry(bits).or_insert_with_key(|bits| {
+            masks.extend(bits.iter().map(|&bits| simd.mask_of(bits)));
+            Some(masks.len() - taps)
         });
         vectors.push(PixelVector { b: first, c: first, lanes, masks: start });
     }
-    let worker = InPlace { simd, spec: *spec, options: *options, strips, offsets: offsets(spec)?, vectors, masks, tile_vectors };
+    let worker = InPlace {
+        simd,
+        spec: *spec,
+        options: *options,
+        strips,
+        offsets: offsets(spec)?,
+        vectors,
+        masks,
+        tile_vectors,
+    };
     Ok(Box::new(Partitioned { spec: *spec, threads, images, partition, worker }))
 }
 
@@ -91,32 +103,25 @@ fn offsets(spec: &ConvSpec) -> Result<Vec<usize>, ConvError> {
     let mut offsets = try_vec(height * width)?;
     for r in 0..height {
         let row = (r * dilation_y).wrapping_sub(spec.padding().top).wrapping_mul(spec.in_width());
-        offsets.extend((0..width).map(|s| row.wrapping_add(s * dilation_x).wrapping_sub(spec.padding().left)));
+        offsets
+            .extend((0..width).map(|s| row.wrapping_add(s * dilation_x).wrapping_sub(spec.padding().left)));
     }
     Ok(offsets)
 }
 
-/// For each tap the lanes of a vector whose pixel is not padding, a bit for each.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-struct Edges(Vec<u32>);
-
-impl Edges {
-    /// Of the vector from output pixel `first`.
-    fn of(spec: &ConvSpec, first: usize, lanes: usize) -> Self {
-        let [dilation_y, dilation_x] = spec.dilation();
-        let (width, padding) = (spec.out_width(), spec.padding());
-        let tap = |r: usize, s: usize| {
-            let inside = |pixel: usize| {
-                // What would be negative wraps, which is beyond the last as well.
-                let y = (pixel / width + r * dilation_y).wrapping_sub(padding.top);
-                let x = (pixel % width + s * dilation_x).wrapping_sub(padding.left);
-                y < spec.in_height() && x < spec.in_width()
-            };
-            (0..lanes).filter(|lane| inside(first + lane)).fold(0, |bits, lane| bits | 1 << lane)
-        };
-        let [rows, columns] = spec.kernel();
-        Edges((0..rows * columns).map(|t| tap(t / columns, t % columns)).collect())
-    }
+/// For each tap the lanes of the vector from output pixel `first` whose pixel is not padding, a bit for each.
+fn inside(spec: &ConvSpec, first: usize, lanes: usize) -> Vec<u32> {
+    let ([rows, columns], [dilation_y, dilation_x]) = (spec.kernel(), spec.dilation());
+    let (width, padding) = (spec.out_width(), spec.padding());
+    let inside = |pixel: usize, tap: usize| {
+        // What would be negative wraps, which is beyond the last as well.
+        let y = (pixel / width + tap / columns * dilation_y).wrapping_sub(padding.top);
+        let x = (pixel % width + tap % columns * dilation_x).wrapping_sub(padding.left);
+        y < spec.in_height() && x < spec.in_width()
+    };
+    let bits =
+        |tap| (0..lanes).filter(|lane| inside(first + lane, tap)).fold(0, |bits, lane| bits | 1 << lane);
+    (0..rows * columns).map(bits).collect()
 }
 
 impl<S: Simd> Worker for InPlace<S> {

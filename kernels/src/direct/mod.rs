@@ -99,6 +99,9 @@ fn row_len(spec: &ConvSpec) -> Option<usize> {
 /// some lanes are empty, and where the form has to convert the layout the two transpositions, about
 /// one and a half multiply-adds of a vector for each element of input and output.
 fn lanes_are_pixels<S: Simd>(spec: &ConvSpec) -> bool {
+    if let Some(v) = std::env::var_os("FORM") {
+        return v == "p";
+    }
     let steps = (spec.group_in_channels() * spec.kernel()[0] * spec.kernel()[1]) as f64;
     let sums = |n: usize| steps / S::LANES as f64 * n.next_multiple_of(S::LANES) as f64 / n as f64;
     let conversion = 1.5 * (1.0 + spec.input_len() as f64 / spec.output_len() as f64);

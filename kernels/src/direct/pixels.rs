@@ -65,9 +65,6 @@ fn arrange<S: Simd>(
     strips: Arc<Strips>,
 ) -> Result<Box<dyn Body>, ConvError> {
     if std::env::var_os("OLD").is_none() && inplace::supports::<S>(spec) {
-        if std::env::var_os("HALF").is_some() {
-            return inplace::arrange(simd.half(), spec, options, strips);
-        }
         return inplace::arrange(simd, spec, options, strips);
     }
     let threads = parallel::worthwhile(options.threads, spec);
@@ -100,7 +97,7 @@ fn arrange<S: Simd>(
             b: y * step + x,
             c: y * width + x,
             lanes: S::LANES.min(width - x),
-            masks: 0,
+            masks: None,
         }));
     }
     let worker = Pixels {

@@ -14,8 +14,8 @@ pub(crate) struct PixelVector {
     pub(crate) c: usize,
     /// Lanes that are stored.
     pub(crate) lanes: usize,
-    /// Where its masks start among [`PixelTile::masks`].
-    pub(crate) masks: usize,
+    /// Where its masks start among [`PixelTile::masks`], if some tap does not read the whole vector.
+    pub(crate) masks: Option<usize>,
 }
 
 /// A tile whose columns are pixels read where they lie: vector v of tap t of channel c is at
@@ -33,8 +33,9 @@ pub(crate) struct PixelTile<'a, S: Simd> {
     pub(crate) channel: usize,
     /// Distance of each tap's pixels from those of the output; a negative one wraps.
     pub(crate) offsets: &'a [usize],
-    /// For each vector, from its `masks` on, the lanes that are read for each tap, while the others are zero;
-    /// none if every tap reads whole vectors.
+    /// The lanes that are read for each tap, while the others are zero, of vectors whose
+    /// [`masks`](PixelVector::masks) start there. The first ones are all lanes for every tap, unless no vector has
+    /// masks.
     pub(crate) masks: &'a [S::Mask],
     /// As many as the tile has. (Made long before the tile runs: reading wide what was just written
     /// narrow would stall.)
@@ -101,10 +102,10 @@ unsafe fn pixel_entry<S: Simd, const R: usize, const V: usize>(simd: S, tile: &P
         fn eval(self, simd: S) {
             // SAFETY: `pixel_entry`'s caller vouches for the tile.
             unsafe {
-                if self.0.masks.is_empty() {
-                    pixel_body::<S, R, V, false>(simd, self.0);
-                } else {
+                if S::MASKS && self.0.vectors.iter().any(|vector| vector.masks.is_some()) {
                     pixel_body::<S, R, V, true>(simd, self.0);
+                } else {
+                    pixel_body::<S, R, V, false>(simd, self.0);
                 }
             }
         }
@@ -125,7 +126,7 @@ unsafe fn pixel_body<S: Simd, const R: usize, const V: usize, const MASKED: bool
     let lanes = vectors.map(|vector| vector.lanes);
     // SAFETY: the bias is valid, by the caller's promise.
     let mut acc = unsafe { start::<S, R, V>(simd, lanes, tile.epilogue.bias) };
-    let masks = vectors.map(|vector| tile.masks.as_ptr().wrapping_add(vector.masks));
+    let masks = vectors.map(|vector| tile.masks.as_ptr().wrapping_add(vector.masks.unwrap_or(0)));
     let mut b = vectors.map(|vector| tile.b.wrapping_add(vector.b));
     let mut a = tile.a;
     let mut channels = tile.channels;

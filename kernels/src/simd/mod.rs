@@ -54,7 +54,7 @@ pub(crate) unsafe trait Simd: Copy + Send + Sync + fmt::Debug + 'static {
     const NV: usize;
     /// Columns of a full register tile.
     const NR: usize = Self::NV * Self::LANES;
-    /// Whether instructions load the lanes of a mask, in about the time that all lanes take.
+    /// Whether tiles can load the lanes of masks in about the time that whole vectors take.
     const MASKS: bool = true;
 
     /// Runs `op` compiled with this instruction set's features.

@@ -130,6 +130,8 @@ unsafe impl Simd for Avx2 {
     // 12 accumulators, 2 operands and a broadcast of 16 registers.
     const MR: usize = 6;
     const NV: usize = 2;
+    // Masks of vectors take registers of vectors, which tiles leave none of.
+    const MASKS: bool = false;
 
     #[inline]
     fn vectorize<O: SimdOp<Self>>(self, op: O) -> O::Output {
