@@ -15,6 +15,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use super::filled;
 use crate::buffer::try_vec;
 use crate::cache::CacheSizes;
 use crate::error::ConvError;
@@ -42,13 +43,18 @@ struct InPlace<S: Simd> {
     tile_vectors: usize,
 }
 
-/// Whether planes can be read where they lie.
-pub(super) fn supports<S: Simd>(spec: &ConvSpec) -> bool {
+/// What a step costs, in vectors for each vector's worth of outputs. Masked loads cost a little.
+pub(super) fn cost<S: Simd>(spec: &ConvSpec) -> f64 {
+    1.02 * filled::<S>(spec.out_height() * spec.out_width())
+}
+
+/// Whether planes can be read where they lie, and vectors of whole planes are better than vectors of rows.
+pub(super) fn pays<S: Simd>(spec: &ConvSpec) -> bool {
     S::MASKS
         && spec.layout() == Layout::Nchw
         && spec.stride() == [1, 1]
         && spec.in_width() == spec.out_width()
-        && spec.kernel() != [1, 1]
+        && cost::<S>(spec) < filled::<S>(spec.out_width())
 }
 
 pub(super) fn arrange<S: Simd>(
@@ -166,6 +172,45 @@ impl<S: Simd> Worker for InPlace<S> {
                     pixel_tile_fn::<S>(strip.filters, count)(self.simd, &tile);
                 }
                 left = later;
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Unmasked lanes of a tap are those whose pixel is there, and the tap's offset leads to it.
+    #[test]
+    fn masks_and_offsets_lead_to_the_pixels_of_taps() {
+        for text in [
+            "c1 h5 w7 o1 k3 p1",
+            "c1 h9 w4 o1 k5x3 p0,1,4,1",
+            "c1 h6 w6 o1 k3 p2 d2",
+            "c1 h2 w3 o1 k1x5 p3,2,0,2",
+        ] {
+            let spec: ConvSpec = text.parse().unwrap();
+            assert_eq!(spec.in_width(), spec.out_width(), "{spec}");
+            let (offsets, pixels) = (offsets(&spec).unwrap(), spec.out_height() * spec.out_width());
+            let [rows, columns] = spec.kernel();
+            for first in (0..pixels).step_by(16) {
+                let lanes = 16.min(pixels - first);
+                let bits = inside(&spec, first, lanes);
+                for (pixel, tap) in (first..first + 16).flat_map(|p| (0..rows * columns).map(move |t| (p, t)))
+                {
+                    let y = pixel / spec.out_width() + tap / columns * spec.dilation()[0];
+                    let x = pixel % spec.out_width() + tap % columns * spec.dilation()[1];
+                    let (top, left) = (spec.padding().top, spec.padding().left);
+                    let is_there = pixel < pixels
+                        && (top..top + spec.in_height()).contains(&y)
+                        && (left..left + spec.in_width()).contains(&x);
+                    assert_eq!(bits[tap] >> (pixel - first) & 1 == 1, is_there, "{spec} {pixel} {tap}");
+                    if is_there {
+                        let index = (y - top) * spec.in_width() + x - left;
+                        assert_eq!(pixel.wrapping_add(offsets[tap]), index, "{spec} {pixel} {tap}");
+                    }
+                }
             }
         }
     }

@@ -5,10 +5,12 @@
 //! for each unit (image, group, block of output rows, part of the strips):   parallel
 //!     copy the band, channels apart, columns split by phase of the stride
 //!     for each strip of filters: for each tile of vectors of the rows:
-//!         for each step (channel, r, s): vectors of pixels × one weight of each filter
+//!         for each step (r, s and channel): vectors of pixels × one weight of each filter
 //! ```
 //! The vectors of a tile may come from different rows, so narrow images fill them as well as wide
 //! ones. A table of offsets, one for each tap, stands for dilation and stride.
+//!
+//! Where [`inplace`] pays, it takes the packed weights and no band is copied.
 //!
 //! NHWC outputs go through scratch memory, one strip of a block at a time, and are transposed there.
 
@@ -54,6 +56,7 @@ pub(super) fn pack<S: Simd>(
     weights: &[f32],
     options: &PlanOptions,
 ) -> Result<Packed, ConvError> {
+    // As both read them: which of them does depends on the size.
     let strips = Strips::pack::<S>(spec, weights, Order::BlockRowColumnChannel)?;
     Ok(Packed::new(simd, options, strips.bytes(), strips, arrange))
 }
@@ -64,7 +67,7 @@ fn arrange<S: Simd>(
     options: &PlanOptions,
     strips: Arc<Strips>,
 ) -> Result<Box<dyn Body>, ConvError> {
-    if std::env::var_os("OLD").is_none() && inplace::supports::<S>(spec) {
+    if inplace::pays::<S>(spec) {
         return inplace::arrange(simd, spec, options, strips);
     }
     let threads = parallel::worthwhile(options.threads, spec);
