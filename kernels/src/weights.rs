@@ -20,12 +20,15 @@ pub(crate) enum Order {
     ChannelRowColumn,
     /// Kernel row, kernel column, channel: as pixels lie in NHWC.
     RowColumnChannel,
-    /// Block of [`CHANNELS`] channels, kernel row, kernel column, channel of the block.
+    /// [Block](channel_block) of channels, kernel row, kernel column, channel of the block.
     BlockRowColumnChannel,
 }
 
-/// Channels of a block: few enough for their pixels to stay in the level-1 cache from tap to tap.
-pub(crate) const CHANNELS: usize = 8;
+/// Channels of each block but the last, of so many: few enough for their pixels to stay in the level-1 cache from
+/// tap to tap. Taps of few channels are better side by side, unless the masks of each have to be fetched.
+pub(crate) fn channel_block<S: Simd>(channels: usize) -> usize {
+    if channels < if S::MASKS { 4 } else { 8 } { 1 } else { 8 }
+}
 
 /// Steps of a filter: channels of its group × kernel rows × kernel columns.
 pub(crate) fn steps(spec: &ConvSpec) -> usize {
@@ -33,14 +36,15 @@ pub(crate) fn steps(spec: &ConvSpec) -> usize {
 }
 
 /// Index of step `k` of `order` in the weights of one filter as they are given.
-fn source(spec: &ConvSpec, order: Order, k: usize) -> usize {
+pub(crate) fn source<S: Simd>(spec: &ConvSpec, order: Order, k: usize) -> usize {
     let (channels, taps) = (spec.group_in_channels(), spec.kernel()[0] * spec.kernel()[1]);
     match order {
         Order::ChannelRowColumn => k,
         Order::RowColumnChannel => k % channels * taps + k / channels,
         Order::BlockRowColumnChannel => {
-            let first = k / (CHANNELS * taps) * CHANNELS;
-            let (k, block) = (k - first * taps, CHANNELS.min(channels - first));
+            let most = channel_block::<S>(channels);
+            let first = k / (most * taps) * most;
+            let (k, block) = (k - first * taps, most.min(channels - first));
             (first + k % block) * taps + k / block
         }
     }
@@ -97,7 +101,7 @@ impl Panels {
                 let start = group * group_len + first * steps;
                 let data = &mut panels.data[start..start + steps * width];
                 for (k, row) in data.chunks_exact_mut(width).enumerate() {
-                    let step = source(spec, order, k);
+                    let step = source::<S>(spec, order, k);
                     for (j, value) in row[..used].iter_mut().enumerate() {
                         *value = weights[(group * filters + first + j) * steps + step];
                     }
@@ -164,7 +168,7 @@ impl Strips {
                 let start = (group * count + index) * rows * steps;
                 let data = &mut strips.data[start..start + rows * steps];
                 for (k, column) in data.chunks_exact_mut(rows).enumerate() {
-                    let step = source(spec, order, k);
+                    let step = source::<S>(spec, order, k);
                     for (i, value) in column[..used].iter_mut().enumerate() {
                         *value = weights[(group * filters + first + i) * steps + step];
                     }
@@ -214,7 +218,7 @@ mod tests {
                     assert_eq!(panel.width, panel.vectors * lanes(Wide));
                     let strip = strips.strip(group, f / strips.rows);
                     for k in 0..steps {
-                        let want = weights[o * steps + source(&spec, order, k)];
+                        let want = weights[o * steps + source::<Wide>(&spec, order, k)];
                         assert_eq!(panel.data[k * panel.width + f - panel.first], want);
                         assert_eq!(strip.data[k * strips.rows + f - strip.first], want);
                     }

@@ -35,10 +35,10 @@ impl Planes {
         Planes { stride, phase, row, channel: row * window.rows() }
     }
 
-    /// Distance of tap (row r, column s) of the kernel from output pixel (0, 0).
-    pub(crate) fn offset(&self, spec: &ConvSpec, [r, s]: [usize; 2]) -> usize {
+    /// Distance of tap (channel c, row r, column s) of the kernel from output pixel (0, 0).
+    pub(crate) fn offset(&self, spec: &ConvSpec, [c, r, s]: [usize; 3]) -> usize {
         let x = s * spec.dilation()[1];
-        r * spec.dilation()[0] * self.row + x % self.stride * self.phase + x / self.stride
+        c * self.channel + r * spec.dilation()[0] * self.row + x % self.stride * self.phase + x / self.stride
     }
 }
 
@@ -236,14 +236,21 @@ fn pack_plane_rows<S: Simd>(
             continue;
         };
         let input = &input[image.at(0, y, window.first_input_column(spec))..];
-        if planes.stride == 1 {
+        if image.channel == 1 {
             // Channels lie side by side: all of them at once.
-            for row in rows.chunks_mut(planes.channel).take(image.channels) {
-                zero(simd, &mut row[..inside.start]);
-                zero(simd, &mut row[inside.end..window.columns]);
+            for phase in 0..planes.stride {
+                let (skip, first, count) = phase_of(&inside, planes, phase);
+                let rows = &mut rows[phase * planes.phase..];
+                for row in rows.chunks_mut(planes.channel).take(image.channels) {
+                    zero(simd, &mut row[..first.min(planes.phase)]);
+                    zero(simd, &mut row[(first + count).min(planes.phase)..planes.phase]);
+                }
+                if count > 0 {
+                    let (input, rows) = (&input[skip * image.pixel..], &mut rows[first..]);
+                    let distance = planes.stride * image.pixel;
+                    transpose(input, distance, count, image.channels, rows, planes.channel);
+                }
             }
-            let rows = &mut rows[inside.start..];
-            transpose(input, image.pixel, inside.len(), image.channels, rows, planes.channel);
             continue;
         }
         for (c, row) in rows.chunks_mut(planes.channel).take(image.channels).enumerate() {
@@ -280,13 +287,18 @@ unsafe fn zero_raw<S: Simd>(simd: S, to: *mut f32, columns: Range<usize>) {
     }
 }
 
+/// Of a phase, for a row whose `inside` columns are pixels: its first pixel, the column of the phase where that
+/// belongs, and how many pixels there are, `stride` apart.
+fn phase_of(inside: &Range<usize>, planes: &Planes, phase: usize) -> (usize, usize, usize) {
+    let skip = (phase + planes.stride - inside.start % planes.stride) % planes.stride;
+    let first = (inside.start + skip) / planes.stride;
+    (skip, first, inside.len().saturating_sub(skip).div_ceil(planes.stride))
+}
+
 /// Copies a row of input pixels, `pixel` f32s apart, into the phases of a row of planes.
 fn pack_phases(input: &[f32], pixel: usize, inside: &Range<usize>, planes: &Planes, row: &mut [f32]) {
     for phase in 0..planes.stride {
-        // The first column of this phase at or after the padding.
-        let skip = (phase + planes.stride - inside.start % planes.stride) % planes.stride;
-        let first = (inside.start + skip) / planes.stride;
-        let count = inside.len().saturating_sub(skip).div_ceil(planes.stride);
+        let (skip, first, count) = phase_of(inside, planes, phase);
         let to = &mut row[phase * planes.phase + first..][..count];
         for (i, to) in to.iter_mut().enumerate() {
             *to = input[skip * pixel + i * planes.stride * pixel];

@@ -16,6 +16,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use super::filled;
+use super::pixels::offsets;
 use crate::buffer::try_vec;
 use crate::cache::CacheSizes;
 use crate::error::ConvError;
@@ -33,7 +34,7 @@ struct InPlace<S: Simd> {
     spec: ConvSpec,
     options: PlanOptions,
     strips: Arc<Strips>,
-    /// Distance of each tap's pixels from those of the output; a negative one wraps.
+    /// Distance of each step's pixels from those of the output; a negative one wraps.
     offsets: Vec<usize>,
     /// Every vector of a plane.
     vectors: Vec<PixelVector>,
@@ -42,6 +43,9 @@ struct InPlace<S: Simd> {
     /// Vectors of a tile, a power of two.
     tile_vectors: usize,
 }
+
+/// Most taps of a kernel: each may take a mask for every vector of a plane.
+const MOST_TAPS: usize = 64;
 
 /// What a step costs, in vectors for each vector's worth of outputs. Masked loads cost a little.
 pub(super) fn cost<S: Simd>(spec: &ConvSpec) -> f64 {
@@ -54,6 +58,7 @@ pub(super) fn pays<S: Simd>(spec: &ConvSpec) -> bool {
         && spec.layout() == Layout::Nchw
         && spec.stride() == [1, 1]
         && spec.in_width() == spec.out_width()
+        && spec.kernel()[0] * spec.kernel()[1] <= MOST_TAPS
         && cost::<S>(spec) < filled::<S>(spec.out_width())
 }
 
@@ -80,22 +85,22 @@ pub(super) fn arrange<S: Simd>(
     let taps = spec.kernel()[0] * spec.kernel()[1];
     let mut masks = try_vec(taps)?;
     masks.resize(taps, simd.mask(0, S::LANES));
-    let mut known = HashMap::from([(vec![(1 << S::LANES) - 1; taps], None)]);
+    let mut known = HashMap::from([(vec![(1 << S::LANES) - 1; taps], 0)]);
     for first in (0..pixels).step_by(S::LANES) {
         let lanes = S::LANES.min(pixels - first);
         let bits = inside(spec, first, lanes);
         let start = *known.entry(bits).or_insert_with_key(|bits| {
             masks.extend(bits.iter().map(|&bits| simd.mask_of(bits)));
-            Some(masks.len() - taps)
+            (masks.len() - taps) as u32
         });
-        vectors.push(PixelVector { b: first, c: first, lanes, masks: start });
+        vectors.push(PixelVector { b: first, c: first, lanes: lanes as u32, masks: start });
     }
     let worker = InPlace {
         simd,
         spec: *spec,
         options: *options,
         strips,
-        offsets: offsets(spec)?,
+        offsets: offsets::<S>(spec, |step| distance(spec, step))?,
         vectors,
         masks,
         tile_vectors,
@@ -103,31 +108,30 @@ pub(super) fn arrange<S: Simd>(
     Ok(Box::new(Partitioned { spec: *spec, threads, images, partition, worker }))
 }
 
-/// Distance of each tap's pixels from those of the output; a negative one wraps.
-fn offsets(spec: &ConvSpec) -> Result<Vec<usize>, ConvError> {
-    let ([height, width], [dilation_y, dilation_x]) = (spec.kernel(), spec.dilation());
-    let mut offsets = try_vec(height * width)?;
-    for r in 0..height {
-        let row = (r * dilation_y).wrapping_sub(spec.padding().top).wrapping_mul(spec.in_width());
-        offsets
-            .extend((0..width).map(|s| row.wrapping_add(s * dilation_x).wrapping_sub(spec.padding().left)));
-    }
-    Ok(offsets)
+/// Distance of the pixel of a channel, kernel row and kernel column from the output's in its plane; a negative one
+/// wraps.
+fn distance(spec: &ConvSpec, [c, r, s]: [usize; 3]) -> usize {
+    let ([dilation_y, dilation_x], padding) = (spec.dilation(), spec.padding());
+    let y = (c * spec.in_height() + r * dilation_y).wrapping_sub(padding.top);
+    y.wrapping_mul(spec.in_width()).wrapping_add(s * dilation_x).wrapping_sub(padding.left)
 }
 
 /// For each tap the lanes of the vector from output pixel `first` whose pixel is not padding, a bit for each.
 fn inside(spec: &ConvSpec, first: usize, lanes: usize) -> Vec<u32> {
-    let ([rows, columns], [dilation_y, dilation_x]) = (spec.kernel(), spec.dilation());
-    let (width, padding) = (spec.out_width(), spec.padding());
-    let inside = |pixel: usize, tap: usize| {
-        // What would be negative wraps, which is beyond the last as well.
-        let y = (pixel / width + tap / columns * dilation_y).wrapping_sub(padding.top);
-        let x = (pixel % width + tap % columns * dilation_x).wrapping_sub(padding.left);
-        y < spec.in_height() && x < spec.in_width()
+    let ([dilation_y, dilation_x], padding) = (spec.dilation(), spec.padding());
+    // What would be negative wraps, which is beyond the last as well.
+    let is_row = |pixel: usize, r: usize| {
+        (pixel / spec.out_width() + r * dilation_y).wrapping_sub(padding.top) < spec.in_height()
     };
-    let bits =
-        |tap| (0..lanes).filter(|lane| inside(first + lane, tap)).fold(0, |bits, lane| bits | 1 << lane);
-    (0..rows * columns).map(bits).collect()
+    let is_column = |pixel: usize, s: usize| {
+        (pixel % spec.out_width() + s * dilation_x).wrapping_sub(padding.left) < spec.in_width()
+    };
+    let bits = |count: usize, is_inside: &dyn Fn(usize, usize) -> bool| -> Vec<u32> {
+        let bits = |i| (0..lanes).fold(0, |bits, lane| bits | u32::from(is_inside(first + lane, i)) << lane);
+        (0..count).map(bits).collect()
+    };
+    let (rows, columns) = (bits(spec.kernel()[0], &is_row), bits(spec.kernel()[1], &is_column));
+    rows.iter().flat_map(|row| columns.iter().map(move |column| row & column)).collect()
 }
 
 impl<S: Simd> Worker for InPlace<S> {
@@ -148,6 +152,9 @@ impl<S: Simd> Worker for InPlace<S> {
             while !left.is_empty() {
                 let count = self.tile_vectors.min(1 << left.len().ilog2());
                 let (now, later) = left.split_at(count);
+                // Masks start with those of vectors that need none.
+                let masked = now.iter().any(|vector| vector.masks > 0);
+                let kernel = if masked { pixel_tile_fn::<S, true> } else { pixel_tile_fn::<S, false> };
                 // SAFETY: a mask is of lanes whose pixel lies in the plane; the strip's outputs of these pixels
                 // belong to this unit alone.
                 unsafe {
@@ -155,9 +162,9 @@ impl<S: Simd> Worker for InPlace<S> {
                         a: strip.data.as_ptr(),
                         a_step: self.strips.rows,
                         b: input.as_ptr(),
+                        offsets: &self.offsets,
                         channels: spec.group_in_channels(),
                         channel: plane,
-                        offsets: &self.offsets,
                         masks: &self.masks,
                         vectors: now,
                         c: io.output.at(filter * out_plane),
@@ -169,7 +176,7 @@ impl<S: Simd> Worker for InPlace<S> {
                             far: false,
                         },
                     };
-                    pixel_tile_fn::<S>(strip.filters, count)(self.simd, &tile);
+                    kernel(strip.filters, count)(self.simd, &tile);
                 }
                 left = later;
             }
@@ -192,7 +199,7 @@ mod tests {
         ] {
             let spec: ConvSpec = text.parse().unwrap();
             assert_eq!(spec.in_width(), spec.out_width(), "{spec}");
-            let (offsets, pixels) = (offsets(&spec).unwrap(), spec.out_height() * spec.out_width());
+            let pixels = spec.out_height() * spec.out_width();
             let [rows, columns] = spec.kernel();
             for first in (0..pixels).step_by(16) {
                 let lanes = 16.min(pixels - first);
@@ -208,7 +215,8 @@ mod tests {
                     assert_eq!(bits[tap] >> (pixel - first) & 1 == 1, is_there, "{spec} {pixel} {tap}");
                     if is_there {
                         let index = (y - top) * spec.in_width() + x - left;
-                        assert_eq!(pixel.wrapping_add(offsets[tap]), index, "{spec} {pixel} {tap}");
+                        let distance = distance(&spec, [0, tap / columns, tap % columns]);
+                        assert_eq!(pixel.wrapping_add(distance), index, "{spec} {pixel} {tap}");
                     }
                 }
             }

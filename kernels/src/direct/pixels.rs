@@ -8,7 +8,7 @@
 //!         for each step (r, s and channel): vectors of pixels × one weight of each filter
 //! ```
 //! The vectors of a tile may come from different rows, so narrow images fill them as well as wide
-//! ones. A table of offsets, one for each tap, stands for dilation and stride.
+//! ones. A table of offsets, one for each step, stands for channel, dilation and stride.
 //!
 //! Where [`inplace`] pays, it takes the packed weights and no band is copied.
 //!
@@ -29,7 +29,7 @@ use crate::parallel;
 use crate::partition::{Partition, Partitioned, Shared, Unit, Worker};
 use crate::simd::Simd;
 use crate::spec::{ConvSpec, Layout};
-use crate::weights::{Order, Strip, Strips};
+use crate::weights::{Order, Strip, Strips, source, steps};
 
 #[derive(Debug)]
 struct Pixels<S> {
@@ -40,7 +40,7 @@ struct Pixels<S> {
     planes: Planes,
     /// Groups that share a band: more than one where their channels lie side by side.
     groups: usize,
-    /// Distance of each tap's pixels from the output pixel's first.
+    /// Distance of each step's pixels from the output pixel's first.
     offsets: Vec<usize>,
     /// Every vector of pixels of a block, row by row.
     vectors: Vec<PixelVector>,
@@ -50,6 +50,24 @@ struct Pixels<S> {
     staged_len: usize,
 }
 
+/// Steps as [`PixelTile`] asks for them.
+const ORDER: Order = Order::BlockRowColumnChannel;
+
+/// For each step of the reduction the distance of its channel, kernel row and kernel column.
+pub(super) fn offsets<S: Simd>(
+    spec: &ConvSpec,
+    distance: impl Fn([usize; 3]) -> usize,
+) -> Result<Vec<usize>, ConvError> {
+    let [rows, columns] = spec.kernel();
+    let count = steps(spec);
+    let mut offsets = try_vec(count)?;
+    offsets.extend((0..count).map(|k| {
+        let step = source::<S>(spec, ORDER, k);
+        distance([step / (rows * columns), step / columns % rows, step % columns])
+    }));
+    Ok(offsets)
+}
+
 pub(super) fn pack<S: Simd>(
     simd: S,
     spec: &ConvSpec,
@@ -57,7 +75,7 @@ pub(super) fn pack<S: Simd>(
     options: &PlanOptions,
 ) -> Result<Packed, ConvError> {
     // As both read them: which of them does depends on the size.
-    let strips = Strips::pack::<S>(spec, weights, Order::BlockRowColumnChannel)?;
+    let strips = Strips::pack::<S>(spec, weights, ORDER)?;
     Ok(Packed::new(simd, options, strips.bytes(), strips, arrange))
 }
 
@@ -86,11 +104,7 @@ fn arrange<S: Simd>(
     let tiles = if groups > 1 { 1 } else { strips.count };
     let partition = Partition::new(images, spec.out_height(), most, 1, tiles, threads);
     let planes = Planes::new(spec, partition.block, S::LANES);
-    let [kernel_height, kernel_width] = spec.kernel();
-    let mut offsets = try_vec(kernel_height * kernel_width)?;
-    for r in 0..kernel_height {
-        offsets.extend((0..kernel_width).map(|s| planes.offset(spec, [r, s])));
-    }
+    let offsets = offsets::<S>(spec, |[c, r, s]| planes.offset(spec, [c, r, s]))?;
     // A stride that is never taken may be as long as numbers go.
     let step = spec.stride()[0].saturating_mul(planes.row);
     let width = spec.out_width();
@@ -99,8 +113,8 @@ fn arrange<S: Simd>(
         vectors.extend((0..width).step_by(S::LANES).map(|x| PixelVector {
             b: y * step + x,
             c: y * width + x,
-            lanes: S::LANES.min(width - x),
-            masks: None,
+            lanes: S::LANES.min(width - x) as u32,
+            masks: 0,
         }));
     }
     let worker = Pixels {
@@ -249,9 +263,9 @@ impl<S: Simd> Pixels<S> {
                 a: strip.data.as_ptr(),
                 a_step: self.strips.rows,
                 b: band.as_ptr(),
+                offsets: &self.offsets,
                 channels: spec.group_in_channels(),
                 channel: self.planes.channel,
-                offsets: &self.offsets,
                 masks: &[],
                 vectors: now,
                 c,
@@ -260,7 +274,7 @@ impl<S: Simd> Pixels<S> {
             };
             // SAFETY: the band has room for whole vectors from every output column at every offset;
             // outputs are valid, by the caller's promise.
-            unsafe { pixel_tile_fn::<S>(strip.filters, vectors)(self.simd, &tile) };
+            unsafe { pixel_tile_fn::<S, false>(strip.filters, vectors)(self.simd, &tile) };
             left = later;
         }
     }
