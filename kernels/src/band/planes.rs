@@ -185,31 +185,43 @@ fn unzip_rows<S: Simd>(simd: S, rows: &Rows<'_>, columns: usize, planes: &Planes
     let order = if left % 2 == 0 { [0, 1] } else { [1, 0] };
     let phases = order.map(|phase| phases[phase]);
     let sides = [(starts[order[0]], len.div_ceil(2)), (starts[order[1]], len / 2)];
+    // The last pixels of a row, fewer than fill both vectors, and how far the stores of each side reach: whole
+    // vectors, where the phase has room, take their zeros along.
+    let whole = len / (2 * S::LANES) * (2 * S::LANES);
+    let rest = [S::LANES.min(len - whole), (len - whole).saturating_sub(S::LANES)];
+    let first = whole / 2;
+    let room = whole < len
+        && sides.iter().zip(&phases).all(|(side, phase)| side.0 + first + S::LANES <= phase.0 + planes.phase);
+    let ends = sides.map(|(start, pixels)| start + if room { first + S::LANES } else { pixels });
     for row in 0..rows.count {
         // SAFETY: each row of `input` has the `len` pixels that are read. What is written lies in the
         // window's columns, for which both phases of each row of `plane` have room: x is even, so that
-        // x / 2 pixels of each side come before pixel x, and no side gets more than its half of them.
+        // x / 2 pixels of each side come before pixel x, and no side gets more than its half of them; only the
+        // vectors with the last pixels may reach beyond, where `room` says that the phases do too.
         unsafe {
             let from = input.as_ptr().add(row * rows.pitch);
             let to = plane.as_mut_ptr().add(row * planes.row);
-            for ((start, pixels), (phase, columns)) in sides.into_iter().zip(phases) {
-                zero_raw(simd, to, phase..start);
-                zero_raw(simd, to, start + pixels..phase + columns);
+            for i in 0..2 {
+                zero_raw(simd, to, phases[i].0..sides[i].0);
+                zero_raw(simd, to, ends[i]..phases[i].0 + phases[i].1);
             }
-            let mut x = 0;
-            while x + 2 * S::LANES <= len {
+            for x in (0..whole).step_by(2 * S::LANES) {
                 let (e, o) = simd.unzip(simd.load(from.add(x)), simd.load(from.add(x + S::LANES)));
                 simd.store(to.add(sides[0].0 + x / 2), e);
                 simd.store(to.add(sides[1].0 + x / 2), o);
-                x += 2 * S::LANES;
             }
-            if x < len {
-                let a = simd.load_partial(from.add(x), S::LANES.min(len - x));
-                let rest = (len - x).saturating_sub(S::LANES);
-                let b = simd.load_partial(from.add(x + (len - x - rest)), rest);
+            if whole < len {
+                let a = simd.load_partial(from.add(whole), rest[0]);
+                let b = simd.load_partial(from.add(whole + rest[0]), rest[1]);
                 let (e, o) = simd.unzip(a, b);
-                simd.store_partial(to.add(sides[0].0 + x / 2), e, sides[0].1 - x / 2);
-                simd.store_partial(to.add(sides[1].0 + x / 2), o, sides[1].1 - x / 2);
+                let to = sides.map(|side| to.add(side.0 + first));
+                if room {
+                    simd.store(to[0], e);
+                    simd.store(to[1], o);
+                } else {
+                    simd.store_partial(to[0], e, sides[0].1 - first);
+                    simd.store_partial(to[1], o, sides[1].1 - first);
+                }
             }
         }
     }
