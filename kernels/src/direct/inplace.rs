@@ -9,7 +9,7 @@
 //! ```text
 //! for each unit (image, group, some vectors of the plane, part of the strips):   parallel
 //!     for each strip of filters: for each tile of vectors:
-//!         for each channel, for each tap (r, s): masked vectors of pixels × one weight of each filter
+//!         for each step (r, s and channel): masked vectors of pixels × one weight of each filter
 //! ```
 
 use std::collections::HashMap;
@@ -38,14 +38,16 @@ struct InPlace<S: Simd> {
     offsets: Vec<usize>,
     /// Every vector of a plane.
     vectors: Vec<PixelVector>,
-    /// For each tap the lanes of a vector that are not padding; vectors that are alike share them.
+    /// For each tap the lanes of a vector that are not padding; vectors that are alike share them, those that
+    /// need none have the first.
     masks: Vec<S::Mask>,
     /// Vectors of a tile, a power of two.
     tile_vectors: usize,
 }
 
-/// Most taps of a kernel: each may take a mask for every vector of a plane.
+/// Most taps of a kernel, and most pixels of a plane: each tap may take a mask for every vector.
 const MOST_TAPS: usize = 64;
+const MOST_PIXELS: usize = 1 << 24;
 
 /// What a step costs, in vectors for each vector's worth of outputs. Masked loads cost a little.
 pub(super) fn cost<S: Simd>(spec: &ConvSpec) -> f64 {
@@ -59,6 +61,7 @@ pub(super) fn pays<S: Simd>(spec: &ConvSpec) -> bool {
         && spec.stride() == [1, 1]
         && spec.in_width() == spec.out_width()
         && spec.kernel()[0] * spec.kernel()[1] <= MOST_TAPS
+        && spec.out_height() * spec.out_width() <= MOST_PIXELS
         && cost::<S>(spec) < filled::<S>(spec.out_width())
 }
 
@@ -80,21 +83,7 @@ pub(super) fn arrange<S: Simd>(
     let images = spec.batch() * spec.groups();
     let partition = Partition::new(images, count, most, tile_vectors, strips.count, threads);
 
-    let mut vectors = try_vec(count)?;
-    // All lanes for every tap come first.
-    let taps = spec.kernel()[0] * spec.kernel()[1];
-    let mut masks = try_vec(taps)?;
-    masks.resize(taps, simd.mask(0, S::LANES));
-    let mut known = HashMap::from([(vec![(1 << S::LANES) - 1; taps], 0)]);
-    for first in (0..pixels).step_by(S::LANES) {
-        let lanes = S::LANES.min(pixels - first);
-        let bits = inside(spec, first, lanes);
-        let start = *known.entry(bits).or_insert_with_key(|bits| {
-            masks.extend(bits.iter().map(|&bits| simd.mask_of(bits)));
-            (masks.len() - taps) as u32
-        });
-        vectors.push(PixelVector { b: first, c: first, lanes: lanes as u32, masks: start });
-    }
+    let (vectors, masks) = vectors(simd, spec)?;
     let worker = InPlace {
         simd,
         spec: *spec,
@@ -106,6 +95,32 @@ pub(super) fn arrange<S: Simd>(
         tile_vectors,
     };
     Ok(Box::new(Partitioned { spec: *spec, threads, images, partition, worker }))
+}
+
+/// Every vector of a plane, and the masks of those that need some, behind a vector's that needs none.
+fn vectors<S: Simd>(simd: S, spec: &ConvSpec) -> Result<(Vec<PixelVector>, Vec<S::Mask>), ConvError> {
+    let (width, pixels) = (spec.out_width(), spec.out_height() * spec.out_width());
+    let all = vec![(1 << S::LANES) - 1; spec.kernel()[0] * spec.kernel()[1]];
+    let mut vectors = try_vec(pixels.div_ceil(S::LANES))?;
+    let (mut masks, mut known) = (vec![simd.mask(0, S::LANES); all.len()], HashMap::new());
+    let reach = (spec.kernel()[0] - 1) * spec.dilation()[0];
+    for first in (0..pixels).step_by(S::LANES) {
+        let lanes = S::LANES.min(pixels - first);
+        let (y, last) = (first / width, (first + lanes - 1) / width);
+        // Away from the first and last rows vectors that start in the same column are alike.
+        let inner = y >= spec.padding().top && last + reach < spec.in_height() + spec.padding().top;
+        let key = if inner && lanes == S::LANES { first % width } else { width + first };
+        let start = *known.entry(key).or_insert_with(|| {
+            let bits = inside(spec, first, lanes);
+            if bits == all {
+                return 0;
+            }
+            masks.extend(bits.iter().map(|&bits| simd.mask_of(bits)));
+            (masks.len() - bits.len()) as u32
+        });
+        vectors.push(PixelVector { b: first, c: first, lanes: lanes as u32, masks: start });
+    }
+    Ok((vectors, masks))
 }
 
 /// Distance of the pixel of a channel, kernel row and kernel column from the output's in its plane; a negative one
@@ -202,8 +217,7 @@ mod tests {
             let pixels = spec.out_height() * spec.out_width();
             let [rows, columns] = spec.kernel();
             for first in (0..pixels).step_by(16) {
-                let lanes = 16.min(pixels - first);
-                let bits = inside(&spec, first, lanes);
+                let bits = inside(&spec, first, 16.min(pixels - first));
                 for (pixel, tap) in (first..first + 16).flat_map(|p| (0..rows * columns).map(move |t| (p, t)))
                 {
                     let y = pixel / spec.out_width() + tap / columns * spec.dilation()[0];

@@ -74,7 +74,7 @@ pub(super) fn pack<S: Simd>(
     weights: &[f32],
     options: &PlanOptions,
 ) -> Result<Packed, ConvError> {
-    // As both read them: which of them does depends on the size.
+    // For both ways to read pixels: which of them runs depends on the size.
     let strips = Strips::pack::<S>(spec, weights, ORDER)?;
     Ok(Packed::new(simd, options, strips.bytes(), strips, arrange))
 }

@@ -52,8 +52,8 @@ const MOST_VECTORS: usize = 8;
 ///
 /// # Safety
 /// With R rows and V vectors, which are all there: `a` is valid for reads of `R` f32s at every step; the pixels of
-/// every vector and step are valid for reads in all lanes, or those of the tap's mask; `c + v.c` for writes (and reads, when accumulating) of `v.lanes <= LANES` f32s in each of `R` rows; the bias
-/// is of rows, with R values.
+/// every vector and step are valid for reads in all lanes, or those of the tap's mask; `c + v.c` is valid for writes
+/// (and reads, when accumulating) of `v.lanes <= LANES` f32s in each of `R` rows; the bias is of rows, with R values.
 pub(crate) type PixelTileFn<S> = unsafe fn(S, &PixelTile<'_, S>);
 
 /// Rows and vectors of the pixel tile for that many filters: as many rows as there are, as many
