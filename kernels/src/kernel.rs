@@ -107,7 +107,7 @@ pub trait Plan: Send + Sync + fmt::Debug {
     /// The kernel stays as well, whatever `auto` or `winograd` would choose for the new size: where
     /// [`explain`](crate::explain) names another algorithm than [`kernel_id`](Self::kernel_id), a new plan may
     /// be faster. Outputs are, bit for bit, those of a new plan of the kernel that runs. Only `direct` packs
-    /// weights in one of two forms, by the width of the output, and keeps the form it has: a new plan might
+    /// weights in one of two forms, by the size of the output, and keeps the form it has: a new plan might
     /// take the other one, sum in another order (with the same [error model](Self::error_model)) and, where
     /// one of the widths is much less than a vector's, be about twice as fast.
     ///

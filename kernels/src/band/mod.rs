@@ -13,6 +13,7 @@ pub(crate) use planes::{Planes, pack_planes};
 use transpose::transpose;
 pub(crate) use transpose::transpose_raw;
 
+use crate::simd::prefetch;
 use crate::spec::{ConvSpec, Layout};
 
 /// One image of some neighbouring groups, of input or output, in either layout.
@@ -177,13 +178,34 @@ pub(crate) fn pack_pixels(
         } else if image.channel == 1 {
             for (x, pixel) in row.chunks_exact_mut(pitch).enumerate() {
                 let start = start + x * image.pixel;
-                pixel[..image.channels].copy_from_slice(&input[start..start + image.channels]);
+                copy_channels(&input[start..start + image.channels], &mut pixel[..image.channels]);
             }
         } else {
             transpose(&input[start..], image.channel, image.channels, inside.len(), row, pitch);
         }
     }
 }
+
+/// Copies the channels of a pixel. Those of a group are few: calling memcpy would take longer than the copy.
+/// The channels behind them, the next group's, are asked for.
+#[inline(always)]
+fn copy_channels(from: &[f32], to: &mut [f32]) {
+    if from.len() > MOST_IN_LINE {
+        to.copy_from_slice(from);
+        return;
+    }
+    prefetch(from.as_ptr().wrapping_add(from.len()));
+    let ((from, from_rest), (to, to_rest)) = (from.as_chunks::<4>(), to.as_chunks_mut::<4>());
+    for (from, to) in from.iter().zip(to) {
+        *to = *from;
+    }
+    for (from, to) in from_rest.iter().zip(to_rest) {
+        *to = *from;
+    }
+}
+
+/// Most channels that are copied without calling memcpy.
+const MOST_IN_LINE: usize = 64;
 
 /// The most output rows, at least 1, whose window (and whatever else a block of rows needs) `fits`.
 /// What does not fit with some rows does not fit with more.

@@ -185,31 +185,43 @@ fn unzip_rows<S: Simd>(simd: S, rows: &Rows<'_>, columns: usize, planes: &Planes
     let order = if left % 2 == 0 { [0, 1] } else { [1, 0] };
     let phases = order.map(|phase| phases[phase]);
     let sides = [(starts[order[0]], len.div_ceil(2)), (starts[order[1]], len / 2)];
+    // The last pixels of a row, fewer than fill both vectors, and how far the stores of each side reach: whole
+    // vectors, where the phase has room, take their zeros along.
+    let whole = len / (2 * S::LANES) * (2 * S::LANES);
+    let rest = [S::LANES.min(len - whole), (len - whole).saturating_sub(S::LANES)];
+    let first = whole / 2;
+    let room = whole < len
+        && sides.iter().zip(&phases).all(|(side, phase)| side.0 + first + S::LANES <= phase.0 + planes.phase);
+    let ends = sides.map(|(start, pixels)| start + if room { first + S::LANES } else { pixels });
     for row in 0..rows.count {
         // SAFETY: each row of `input` has the `len` pixels that are read. What is written lies in the
         // window's columns, for which both phases of each row of `plane` have room: x is even, so that
-        // x / 2 pixels of each side come before pixel x, and no side gets more than its half of them.
+        // x / 2 pixels of each side come before pixel x, and no side gets more than its half of them; only the
+        // vectors with the last pixels may reach beyond, where `room` says that the phases do too.
         unsafe {
             let from = input.as_ptr().add(row * rows.pitch);
             let to = plane.as_mut_ptr().add(row * planes.row);
-            for ((start, pixels), (phase, columns)) in sides.into_iter().zip(phases) {
-                zero_raw(simd, to, phase..start);
-                zero_raw(simd, to, start + pixels..phase + columns);
+            for i in 0..2 {
+                zero_raw(simd, to, phases[i].0..sides[i].0);
+                zero_raw(simd, to, ends[i]..phases[i].0 + phases[i].1);
             }
-            let mut x = 0;
-            while x + 2 * S::LANES <= len {
+            for x in (0..whole).step_by(2 * S::LANES) {
                 let (e, o) = simd.unzip(simd.load(from.add(x)), simd.load(from.add(x + S::LANES)));
                 simd.store(to.add(sides[0].0 + x / 2), e);
                 simd.store(to.add(sides[1].0 + x / 2), o);
-                x += 2 * S::LANES;
             }
-            if x < len {
-                let a = simd.load_partial(from.add(x), S::LANES.min(len - x));
-                let rest = (len - x).saturating_sub(S::LANES);
-                let b = simd.load_partial(from.add(x + (len - x - rest)), rest);
+            if whole < len {
+                let a = simd.load_partial(from.add(whole), rest[0]);
+                let b = simd.load_partial(from.add(whole + rest[0]), rest[1]);
                 let (e, o) = simd.unzip(a, b);
-                simd.store_partial(to.add(sides[0].0 + x / 2), e, sides[0].1 - x / 2);
-                simd.store_partial(to.add(sides[1].0 + x / 2), o, sides[1].1 - x / 2);
+                let to = sides.map(|side| to.add(side.0 + first));
+                if room {
+                    simd.store(to[0], e);
+                    simd.store(to[1], o);
+                } else {
+                    simd.store_partial(to[0], e, sides[0].1 - first);
+                    simd.store_partial(to[1], o, sides[1].1 - first);
+                }
             }
         }
     }
@@ -236,14 +248,21 @@ fn pack_plane_rows<S: Simd>(
             continue;
         };
         let input = &input[image.at(0, y, window.first_input_column(spec))..];
-        if planes.stride == 1 {
+        if image.channel == 1 {
             // Channels lie side by side: all of them at once.
-            for row in rows.chunks_mut(planes.channel).take(image.channels) {
-                zero(simd, &mut row[..inside.start]);
-                zero(simd, &mut row[inside.end..window.columns]);
+            for phase in 0..planes.stride {
+                let (skip, first, count) = phase_of(&inside, planes, phase);
+                let rows = &mut rows[phase * planes.phase..];
+                for row in rows.chunks_mut(planes.channel).take(image.channels) {
+                    zero(simd, &mut row[..first.min(planes.phase)]);
+                    zero(simd, &mut row[(first + count).min(planes.phase)..planes.phase]);
+                }
+                if count > 0 {
+                    let (input, rows) = (&input[skip * image.pixel..], &mut rows[first..]);
+                    let distance = planes.stride * image.pixel;
+                    transpose(input, distance, count, image.channels, rows, planes.channel);
+                }
             }
-            let rows = &mut rows[inside.start..];
-            transpose(input, image.pixel, inside.len(), image.channels, rows, planes.channel);
             continue;
         }
         for (c, row) in rows.chunks_mut(planes.channel).take(image.channels).enumerate() {
@@ -280,13 +299,18 @@ unsafe fn zero_raw<S: Simd>(simd: S, to: *mut f32, columns: Range<usize>) {
     }
 }
 
+/// Of a phase, for a row whose `inside` columns are pixels: its first pixel, the column of the phase where that
+/// belongs, and how many pixels there are, `stride` apart.
+fn phase_of(inside: &Range<usize>, planes: &Planes, phase: usize) -> (usize, usize, usize) {
+    let skip = (phase + planes.stride - inside.start % planes.stride) % planes.stride;
+    let first = (inside.start + skip) / planes.stride;
+    (skip, first, inside.len().saturating_sub(skip).div_ceil(planes.stride))
+}
+
 /// Copies a row of input pixels, `pixel` f32s apart, into the phases of a row of planes.
 fn pack_phases(input: &[f32], pixel: usize, inside: &Range<usize>, planes: &Planes, row: &mut [f32]) {
     for phase in 0..planes.stride {
-        // The first column of this phase at or after the padding.
-        let skip = (phase + planes.stride - inside.start % planes.stride) % planes.stride;
-        let first = (inside.start + skip) / planes.stride;
-        let count = inside.len().saturating_sub(skip).div_ceil(planes.stride);
+        let (skip, first, count) = phase_of(inside, planes, phase);
         let to = &mut row[phase * planes.phase + first..][..count];
         for (i, to) in to.iter_mut().enumerate() {
             *to = input[skip * pixel + i * planes.stride * pixel];

@@ -7,18 +7,19 @@
 //!
 //! - *filters* ([`filters`]): a step broadcasts one channel of each pixel and multiplies it with a
 //!   vector of filters. Good for 8 and more filters.
-//! - *pixels* ([`pixels`]): a step loads a vector of neighbouring pixels and multiplies it with one
-//!   weight of each filter. Good for few filters (LeNet's 6, groups of 4) where vectors of filters
+//! - *pixels* ([`pixels`], [`inplace`]): a step loads a vector of neighbouring pixels and multiplies it with one
+//!   weight of each filter. Good for few filters (LeNet's 6, groups of 4 or 8) where vectors of filters
 //!   would be mostly empty, and for wide rows.
 //!
 //! # Data layout
 //! A *band*, the padded input rows under some output rows, is copied to scratch memory in the order
 //! that the form reads, from either layout, so that no loop knows about edges. It stays in half the
-//! level-2 cache. Without padding NHWC inputs are read in place.
+//! level-2 cache. Without padding NHWC inputs are read in place; where masks are cheap, so are NCHW inputs with
+//! rows as long as those of the output.
 //!
 //! ```text
 //! filters: band [row][column][channel],      weights [panel][r][s][channel][vectors · LANES]
-//! pixels:  band [channel][row][phase][column], weights [strip][channel][r][s][rows]
+//! pixels:  band [channel][row][phase][column], weights [strip][channels / 8][r][s][channel][rows]
 //! ```
 //!
 //! # Supports and refuses
@@ -36,6 +37,7 @@
 //! [`ErrorModel::Sum`]: crate::ErrorModel::Sum
 
 mod filters;
+mod inplace;
 mod pixels;
 
 use crate::band::Window;
@@ -99,13 +101,24 @@ fn row_len(spec: &ConvSpec) -> Option<usize> {
 /// one and a half multiply-adds of a vector for each element of input and output.
 fn lanes_are_pixels<S: Simd>(spec: &ConvSpec) -> bool {
     let steps = (spec.group_in_channels() * spec.kernel()[0] * spec.kernel()[1]) as f64;
-    let sums = |n: usize| steps / S::LANES as f64 * n.next_multiple_of(S::LANES) as f64 / n as f64;
     let conversion = 1.5 * (1.0 + spec.input_len() as f64 / spec.output_len() as f64);
-    let (filters, pixels) = (sums(spec.group_out_channels()), sums(spec.out_width()));
+    let mut filters = steps * filled::<S>(spec.group_out_channels());
+    if spec.group_out_channels() <= S::LANES {
+        // A single vector of filters: nearly as many loads as multiply-adds.
+        filters *= 1.0 + 1.0 / S::MR as f64;
+    }
+    let pixels =
+        if inplace::pays::<S>(spec) { inplace::cost::<S>(spec) } else { filled::<S>(spec.out_width()) };
+    let pixels = steps * pixels;
     match spec.layout() {
         Layout::Nchw => pixels < filters + conversion,
         Layout::Nhwc => pixels + conversion < filters,
     }
+}
+
+/// Lanes of the vectors that hold n values, for each value.
+fn filled<S: Simd>(n: usize) -> f64 {
+    n.next_multiple_of(S::LANES) as f64 / n as f64
 }
 
 #[cfg(test)]
@@ -131,7 +144,7 @@ mod tests {
     fn check<S: Simd>(simd: S) {
         for (narrow, wide) in [
             ("c64 h5 w5 o40 k3 p1", "n2 c64 h6 w64 o40 k3 p1"),
-            ("c64 h5 w5 o5 k3 p1 nhwc", "n2 c64 h6 w64 o5 k3 p1 nhwc"),
+            ("c64 h5 w5 o6 k3 p1 nhwc", "n2 c64 h6 w64 o6 k3 p1 nhwc"),
         ] {
             let (narrow, wide): (ConvSpec, ConvSpec) = (narrow.parse().unwrap(), wide.parse().unwrap());
             assert!(!lanes_are_pixels::<S>(&narrow) && lanes_are_pixels::<S>(&wide));

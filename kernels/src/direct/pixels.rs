@@ -5,16 +5,19 @@
 //! for each unit (image, group, block of output rows, part of the strips):   parallel
 //!     copy the band, channels apart, columns split by phase of the stride
 //!     for each strip of filters: for each tile of vectors of the rows:
-//!         for each step (channel, r, s): vectors of pixels × one weight of each filter
+//!         for each step (r, s and channel): vectors of pixels × one weight of each filter
 //! ```
 //! The vectors of a tile may come from different rows, so narrow images fill them as well as wide
 //! ones. A table of offsets, one for each step, stands for channel, dilation and stride.
+//!
+//! Where [`inplace`] pays, it takes the packed weights and no band is copied.
 //!
 //! NHWC outputs go through scratch memory, one strip of a block at a time, and are transposed there.
 
 use std::ops::Range;
 use std::sync::Arc;
 
+use super::inplace;
 use crate::band::{Image, Planes, Window, most_rows, pack_planes, transpose_raw};
 use crate::buffer::{LINE, try_vec};
 use crate::cache::CacheSizes;
@@ -26,7 +29,7 @@ use crate::parallel;
 use crate::partition::{Partition, Partitioned, Shared, Unit, Worker};
 use crate::simd::Simd;
 use crate::spec::{ConvSpec, Layout};
-use crate::weights::{Order, Strip, Strips};
+use crate::weights::{Order, Strip, Strips, source, steps};
 
 #[derive(Debug)]
 struct Pixels<S> {
@@ -47,13 +50,32 @@ struct Pixels<S> {
     staged_len: usize,
 }
 
+/// Steps as [`PixelTile`] asks for them.
+const ORDER: Order = Order::BlockRowColumnChannel;
+
+/// For each step of the reduction the distance of its channel, kernel row and kernel column.
+pub(super) fn offsets<S: Simd>(
+    spec: &ConvSpec,
+    distance: impl Fn([usize; 3]) -> usize,
+) -> Result<Vec<usize>, ConvError> {
+    let [rows, columns] = spec.kernel();
+    let count = steps(spec);
+    let mut offsets = try_vec(count)?;
+    offsets.extend((0..count).map(|k| {
+        let step = source::<S>(spec, ORDER, k);
+        distance([step / (rows * columns), step / columns % rows, step % columns])
+    }));
+    Ok(offsets)
+}
+
 pub(super) fn pack<S: Simd>(
     simd: S,
     spec: &ConvSpec,
     weights: &[f32],
     options: &PlanOptions,
 ) -> Result<Packed, ConvError> {
-    let strips = Strips::pack::<S>(spec, weights, Order::ChannelRowColumn)?;
+    // For both ways to read pixels: which of them runs depends on the size.
+    let strips = Strips::pack::<S>(spec, weights, ORDER)?;
     Ok(Packed::new(simd, options, strips.bytes(), strips, arrange))
 }
 
@@ -63,6 +85,9 @@ fn arrange<S: Simd>(
     options: &PlanOptions,
     strips: Arc<Strips>,
 ) -> Result<Box<dyn Body>, ConvError> {
+    if inplace::pays::<S>(spec) {
+        return inplace::arrange(simd, spec, options, strips);
+    }
     let threads = parallel::worthwhile(options.threads, spec);
     let (_, tile_vectors) = pixel_tile_shape::<S>(spec.group_out_channels());
     let channels = spec.group_in_channels();
@@ -79,13 +104,7 @@ fn arrange<S: Simd>(
     let tiles = if groups > 1 { 1 } else { strips.count };
     let partition = Partition::new(images, spec.out_height(), most, 1, tiles, threads);
     let planes = Planes::new(spec, partition.block, S::LANES);
-    let [kernel_height, kernel_width] = spec.kernel();
-    let mut offsets = try_vec(channels * kernel_height * kernel_width)?;
-    for c in 0..channels {
-        for r in 0..kernel_height {
-            offsets.extend((0..kernel_width).map(|s| planes.offset(spec, [c, r, s])));
-        }
-    }
+    let offsets = offsets::<S>(spec, |[c, r, s]| planes.offset(spec, [c, r, s]))?;
     // A stride that is never taken may be as long as numbers go.
     let step = spec.stride()[0].saturating_mul(planes.row);
     let width = spec.out_width();
@@ -94,7 +113,8 @@ fn arrange<S: Simd>(
         vectors.extend((0..width).step_by(S::LANES).map(|x| PixelVector {
             b: y * step + x,
             c: y * width + x,
-            lanes: S::LANES.min(width - x),
+            lanes: S::LANES.min(width - x) as u32,
+            masks: 0,
         }));
     }
     let worker = Pixels {
@@ -234,7 +254,8 @@ impl<S: Simd> Pixels<S> {
         c: *mut f32,
         c_row: usize,
     ) {
-        let count = rows * self.spec.out_width().div_ceil(S::LANES);
+        let spec = &self.spec;
+        let count = rows * spec.out_width().div_ceil(S::LANES);
         let mut left = &self.vectors[..count];
         while !left.is_empty() {
             let vectors = self.tile_vectors.min(1 << left.len().ilog2());
@@ -244,6 +265,9 @@ impl<S: Simd> Pixels<S> {
                 a_step: self.strips.rows,
                 b: band.as_ptr(),
                 offsets: &self.offsets,
+                channels: spec.group_in_channels(),
+                channel: self.planes.channel,
+                masks: &[],
                 vectors: now,
                 c,
                 c_row,
@@ -251,7 +275,7 @@ impl<S: Simd> Pixels<S> {
             };
             // SAFETY: the band has room for whole vectors from every output column at every offset;
             // outputs are valid, by the caller's promise.
-            unsafe { pixel_tile_fn::<S>(strip.filters, vectors)(self.simd, &tile) };
+            unsafe { pixel_tile_fn::<S, false>(strip.filters, vectors)(self.simd, &tile) };
             left = later;
         }
     }

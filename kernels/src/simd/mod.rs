@@ -40,8 +40,8 @@ pub(crate) trait SimdOp<S: Simd> {
 pub(crate) unsafe trait Simd: Copy + Send + Sync + fmt::Debug + 'static {
     /// The vector.
     type F32: Copy;
-    /// Some neighbouring lanes of a vector.
-    type Mask: Copy;
+    /// Some lanes of a vector.
+    type Mask: Copy + Send + Sync + fmt::Debug;
     /// The same with vectors of half the length, where instructions for them use the same registers; else
     /// the same.
     type Half: Simd;
@@ -54,6 +54,8 @@ pub(crate) unsafe trait Simd: Copy + Send + Sync + fmt::Debug + 'static {
     const NV: usize;
     /// Columns of a full register tile.
     const NR: usize = Self::NV * Self::LANES;
+    /// Whether tiles can load the lanes of masks in about the time that whole vectors take.
+    const MASKS: bool = true;
 
     /// Runs `op` compiled with this instruction set's features.
     fn vectorize<O: SimdOp<Self>>(self, op: O) -> O::Output;
@@ -62,7 +64,13 @@ pub(crate) unsafe trait Simd: Copy + Send + Sync + fmt::Debug + 'static {
     fn half(self) -> Self::Half;
 
     /// The lanes of a vector from `start` up to but not including `end`, both of which may lie beyond the last.
-    fn mask(self, start: usize, end: usize) -> Self::Mask;
+    #[inline(always)]
+    fn mask(self, start: usize, end: usize) -> Self::Mask {
+        let below = |lane: usize| (1u32 << lane.min(Self::LANES)) - 1;
+        self.mask_of(below(end) & !below(start))
+    }
+    /// The lanes whose bits are set, counted from the lowest.
+    fn mask_of(self, bits: u32) -> Self::Mask;
     /// All lanes `x`.
     fn splat(self, x: f32) -> Self::F32;
     /// `a·b + c`, fused where the instruction set can.

@@ -45,12 +45,13 @@ pub(crate) struct Wide;
 // SAFETY: the crate was compiled for the target features that `wide` uses.
 unsafe impl Simd for Wide {
     type F32 = V;
-    /// The first lane and the one after the last.
-    type Mask = (usize, usize);
+    /// A bit for each lane.
+    type Mask = u32;
     type Half = Self;
     const LANES: usize = LANES;
     const MR: usize = shape::MR;
     const NV: usize = shape::NV;
+    const MASKS: bool = false;
 
     #[inline]
     fn vectorize<O: SimdOp<Self>>(self, op: O) -> O::Output {
@@ -63,8 +64,8 @@ unsafe impl Simd for Wide {
     }
 
     #[inline(always)]
-    fn mask(self, start: usize, end: usize) -> (usize, usize) {
-        (start, end.min(LANES))
+    fn mask_of(self, bits: u32) -> u32 {
+        bits
     }
     #[inline(always)]
     fn splat(self, x: f32) -> V {
@@ -135,10 +136,10 @@ unsafe impl Simd for Wide {
         }
     }
     #[inline(always)]
-    unsafe fn load_masked(self, p: *const f32, (start, end): (usize, usize)) -> V {
+    unsafe fn load_masked(self, p: *const f32, mask: u32) -> V {
         let mut lanes = [0.0; LANES];
         for (i, lane) in lanes.iter_mut().enumerate() {
-            if (start..end).contains(&i) {
+            if mask >> i & 1 == 1 {
                 // SAFETY: by the caller's promise for lanes of the mask.
                 *lane = unsafe { *p.wrapping_add(i) };
             }

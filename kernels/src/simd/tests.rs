@@ -50,6 +50,14 @@ impl<S: Simd> SimdOp<S> for Check {
                 assert_eq!(stored[i], if i < n { a[i] } else { 7.0 }, "{} store {n}", type_name::<S>());
             }
         }
+        for bits in (0..S::LANES as u32).flat_map(|lane| [1 << lane, 0b1011 << lane]) {
+            // SAFETY: LANES elements are there to read.
+            let loaded =
+                values(unsafe { s.load_masked(a.as_ptr(), s.mask_of(bits & ((1 << S::LANES) - 1))) });
+            for i in 0..S::LANES {
+                assert_eq!(loaded[i], if bits >> i & 1 == 1 { a[i] } else { 0.0 }, "{}", type_name::<S>());
+            }
+        }
         for (start, end) in
             (0..=S::LANES + 1).flat_map(|start| (0..=S::LANES + 1).map(move |end| (start, end)))
         {

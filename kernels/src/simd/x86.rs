@@ -130,6 +130,8 @@ unsafe impl Simd for Avx2 {
     // 12 accumulators, 2 operands and a broadcast of 16 registers.
     const MR: usize = 6;
     const NV: usize = 2;
+    // Masks of vectors take registers of vectors, which tiles leave none of.
+    const MASKS: bool = false;
 
     #[inline]
     fn vectorize<O: SimdOp<Self>>(self, op: O) -> O::Output {
@@ -152,6 +154,12 @@ unsafe impl Simd for Avx2 {
     fn mask(self, start: usize, end: usize) -> __m256i {
         // SAFETY: the token proves AVX2; min(…) <= 8, so the masks lie in their table.
         unsafe { _mm256_andnot_si256(avx2_mask(start.min(8)), avx2_mask(end.min(8))) }
+    }
+    #[inline(always)]
+    fn mask_of(self, bits: u32) -> __m256i {
+        let lanes: [i32; 8] = std::array::from_fn(|i| -((bits >> i & 1) as i32));
+        // SAFETY: the token proves AVX2; there are eight lanes.
+        unsafe { _mm256_loadu_si256(lanes.as_ptr().cast()) }
     }
 
     #[inline(always)]
@@ -224,8 +232,8 @@ unsafe impl Simd for Avx512 {
     }
 
     #[inline(always)]
-    fn mask(self, start: usize, end: usize) -> __mmask16 {
-        avx512_mask(end.min(16)) & !avx512_mask(start.min(16))
+    fn mask_of(self, bits: u32) -> __mmask16 {
+        bits as __mmask16
     }
     #[inline(always)]
     fn splat(self, x: f32) -> __m512 {
@@ -346,8 +354,8 @@ unsafe impl Simd for Avx512Half {
     }
 
     #[inline(always)]
-    fn mask(self, start: usize, end: usize) -> __mmask8 {
-        avx512_half_mask(end.min(8)) & !avx512_half_mask(start.min(8))
+    fn mask_of(self, bits: u32) -> __mmask8 {
+        bits as __mmask8
     }
 
     #[inline(always)]
