@@ -189,6 +189,7 @@ impl<S: Simd> Worker for InPlace<S> {
                             accumulate: self.options.accumulate,
                             limits: self.options.limits(),
                             far: false,
+                            streams: false,
                         },
                     };
                     kernel(strip.filters, count)(self.simd, &tile);
