@@ -4,6 +4,7 @@ use std::ops::Range;
 
 use super::transpose::transpose;
 use super::{Image, Window};
+use crate::buffer::odd_lines;
 use crate::simd::{Simd, SimdOp};
 use crate::spec::ConvSpec;
 
@@ -32,7 +33,8 @@ impl Planes {
         let reach = (spec.dilated_kernel()[1] - 1) / stride;
         let phase = spec.out_width().next_multiple_of(lanes) + reach;
         let row = (phase * stride).next_multiple_of(lanes);
-        Planes { stride, phase, row, channel: row * window.rows() }
+        // An odd number of cache lines: channels a power of two apart would share sets of the level-1 cache.
+        Planes { stride, phase, row, channel: odd_lines(row * window.rows()) }
     }
 
     /// Distance of tap (channel c, row r, column s) of the kernel from output pixel (0, 0).
