@@ -367,7 +367,8 @@ fn skip<S: Simd>(simd: S, spec: &ConvSpec, plane: &[f32], first: usize, row: &mu
         let from = &plane[y * stride_y * spec.in_width()..][..spec.in_width()];
         let from = &from[x * stride_x..];
         // Planes are too many for a core to see each of them coming.
-        for line in (0..count * stride_x).step_by(LINE) {
+        // (A stride that is never taken may be as long as numbers go.)
+        for line in (0..from.len().min(count.saturating_mul(stride_x))).step_by(LINE) {
             prefetch(from.as_ptr().wrapping_add(AHEAD * plane.len() + line));
         }
         if stride_x == 2 {
