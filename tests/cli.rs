@@ -49,7 +49,7 @@ fn kernels_lists_each_kernel_once() {
     let winograd = rows.iter().find(|row| row["name"] == "winograd").unwrap();
     assert_eq!(winograd["supported"], false);
     assert!(winograd["refusal"].as_str().unwrap().contains("stride 2x2 (needs 1x1)"));
-    assert!(good(&["kernels", "--spec", "c8 h16 w16 o8 k1"]).contains("auto takes pointwise"));
+    assert!(good(&["kernels", "--spec", "c8 h16 w16 o8 k1 nhwc"]).contains("auto takes pointwise"));
 }
 
 #[test]

@@ -18,6 +18,18 @@ use crate::spec::{ConvSpec, Layout};
 #[cfg(feature = "winograd")]
 use crate::winograd;
 
+/// Whether the planes of a 1×1 convolution in NCHW are better read in place for each strip of filters, as `direct`
+/// does, than packed: where they stay in the level-2 cache, or mostly, and are not many more than the pages that a
+/// core knows at once. `direct` does so with AVX-512, in vectors over row ends, of which few lanes should be empty.
+fn planes_stay_near(c: Context<'_>) -> bool {
+    let pixels = c.spec.out_height() * c.spec.out_width();
+    c.isa == Isa::Avx512
+        && c.spec.stride() == [1, 1]
+        && c.spec.group_in_channels() <= 128
+        && c.spec.input_len() <= c.caches.l2 / 2
+        && pixels.next_multiple_of(c.isa.lanes()) - pixels <= pixels / 32
+}
+
 /// What `auto` takes for a convolution, and why.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Choice {
@@ -56,7 +68,7 @@ static RULES: &[Rule] = &[
     },
     Rule {
         algorithm: "pointwise",
-        when: |c| c.spec.layout() == Layout::Nhwc || lanes_should_be_pixels(c),
+        when: |c| c.spec.layout() == Layout::Nhwc || lanes_should_be_pixels(c) && !planes_stay_near(c),
         reason: "a 1x1 kernel is a matrix product of the input as it lies",
     },
     #[cfg(feature = "winograd")]
@@ -167,7 +179,7 @@ mod tests {
     use super::*;
 
     /// Convolutions and what `auto` takes for them on any machine of its kind: 2 MiB of level-2 cache.
-    const CHOICES: [(&str, Isa, &str); 22] = [
+    const CHOICES: [(&str, Isa, &str); 25] = [
         // Depthwise, with and without multiplier.
         ("c32 h112 w112 o32 k3 p1 g32", Isa::Avx512, "depthwise"),
         ("c8 h14 w14 o16 k5 p2 g8 nhwc", Isa::Avx2, "depthwise"),
@@ -179,6 +191,10 @@ mod tests {
         ("c512 h7 w7 o2048 k1", Isa::Avx512, "direct"),
         ("c512 h7 w7 o2048 k1 nhwc", Isa::Avx512, "pointwise"),
         ("c8 h7 w7 o16 k1", Isa::Avx512, "pointwise"),
+        // Few planes that stay near are read in place; many, or from memory, are packed.
+        ("c64 h56 w56 o64 k1", Isa::Avx512, "direct"),
+        ("c64 h56 w56 o64 k1", Isa::Avx2, "pointwise"),
+        ("c64 h224 w224 o64 k1", Isa::Avx512, "pointwise"),
         // 3x3 with stride 1 and enough channels.
         ("c64 h56 w56 o64 k3 p1", Isa::Avx512, "winograd"),
         ("c128 h28 w28 o128 k3 p1 nhwc", Isa::Avx2, "winograd"),

@@ -25,7 +25,7 @@ use crate::microkernel::{Bias, Epilogue, PixelTile, PixelVector, pixel_tile_fn, 
 use crate::parallel;
 use crate::partition::{Partition, Partitioned, Shared, Unit, Worker};
 use crate::simd::Simd;
-use crate::spec::{ConvSpec, Layout};
+use crate::spec::{ConvSpec, Layout, Padding};
 use crate::weights::Strips;
 
 #[derive(Debug)]
@@ -51,7 +51,8 @@ const MOST_PIXELS: usize = 1 << 24;
 
 /// What a step costs, in vectors for each vector's worth of outputs. Masked loads cost a little.
 pub(super) fn cost<S: Simd>(spec: &ConvSpec) -> f64 {
-    1.02 * filled::<S>(spec.out_height() * spec.out_width())
+    let masks = if spec.padding() == Padding::none() { 1.0 } else { 1.02 };
+    masks * filled::<S>(spec.out_height() * spec.out_width())
 }
 
 /// Whether planes can be read where they lie, and vectors of whole planes are better than vectors of rows.
@@ -62,7 +63,7 @@ pub(super) fn pays<S: Simd>(spec: &ConvSpec) -> bool {
         && spec.in_width() == spec.out_width()
         && spec.kernel()[0] * spec.kernel()[1] <= MOST_TAPS
         && spec.out_height() * spec.out_width() <= MOST_PIXELS
-        && cost::<S>(spec) < filled::<S>(spec.out_width())
+        && cost::<S>(spec) <= filled::<S>(spec.out_width())
 }
 
 pub(super) fn arrange<S: Simd>(
