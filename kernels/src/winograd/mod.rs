@@ -65,6 +65,7 @@
 //! [`ErrorModel::Winograd`]: crate::ErrorModel::Winograd
 
 mod body;
+mod chunks;
 mod matrices;
 mod passes;
 mod transform;
@@ -139,7 +140,7 @@ fn supports_variant<V: Variant>(spec: &ConvSpec) -> Result<(), String> {
             spec.group_in_channels()
         ));
     }
-    let most = const { body::most_channels::<V>() };
+    let most = const { chunks::most_channels::<V>() };
     if spec.group_in_channels() > most {
         return Err(format!("{} channels in a group (needs at most {most})", spec.group_in_channels()));
     }
@@ -240,5 +241,5 @@ fn cost<V: Variant>(spec: &ConvSpec, machine: Machine) -> f64 {
         Layout::Nchw => (V::ALPHA * V::M) as f64 * whole[0] + (V::M * V::M) as f64 * whole[1],
     };
     let transforms = lanes * tiles * (elements * (whole[0] + whole[1]) + planes);
-    products.max(body::chunks::<V>(spec, machine).streaming) + transforms
+    products.max(chunks::chunks::<V>(spec, machine).streaming) + transforms
 }
