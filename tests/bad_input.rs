@@ -1,5 +1,7 @@
 //! What a kernel is given wrongly is a typed error that names it, before any work.
 
+use std::collections::HashSet;
+
 use kernels::{Accuracy, Activation, ConvError, ConvSpec, Layout, PlanOptions, Workspace, kernel, kernels};
 
 const SPEC: &str = "c4 h6 w6 o5 k3 p1";
@@ -144,6 +146,7 @@ fn sizes_beyond_memory_are_errors() {
 #[test]
 fn numbers_at_the_end_of_their_range_do_no_harm() {
     const FAR: usize = 1 << 62;
+    let mut ran = HashSet::new();
     for text in [
         "c16 h3 w3 o16 k3 g16",
         "c32 h3 w3 o20 k3",
@@ -163,6 +166,7 @@ fn numbers_at_the_end_of_their_range_do_no_harm() {
                     plan.run(&input, None, &mut output, &mut plan.workspace()).unwrap();
                     let want = (spec.weights_len() / spec.out_channels()) as f32;
                     assert!(output.iter().all(|&y| y == want), "{} on `{spec}`: {output:?}", kernel.id());
+                    ran.insert((kernel.algorithm(), stride));
                 }
             }
         }
@@ -172,6 +176,15 @@ fn numbers_at_the_end_of_their_range_do_no_harm() {
     for kernel in kernels().filter(|kernel| kernel.algorithm().starts_with("winograd")) {
         if let Ok(plan) = kernel.plan(&spec, &weights, &PlanOptions::default()) {
             assert!(plan.flops() >= spec.flops(), "{}: {}", kernel.id(), plan.flops());
+            ran.insert((kernel.algorithm(), [1, 1]));
         }
+    }
+    for algorithm in ["naive", "auto", "im2col-gemm", "direct", "depthwise", "pointwise"] {
+        for stride in [[FAR, 1], [1, FAR], [FAR, FAR], [usize::MAX, usize::MAX]] {
+            assert!(ran.contains(&(algorithm, stride)), "{algorithm} did not run with stride {stride:?}");
+        }
+    }
+    for algorithm in ["winograd", "winograd-f2", "winograd-f4", "winograd-f6"] {
+        assert!(ran.contains(&(algorithm, [1, 1])), "{algorithm} made no plan");
     }
 }

@@ -341,15 +341,16 @@ fn accuracy_says_what_auto_may_take() {
 
 #[test]
 fn rows_say_where_outputs_go() {
-    let path = std::env::temp_dir().join(format!("convbench-stores-{}.jsonl", std::process::id()));
-    let spec = "c8 h5 w7 o32 k1 nhwc";
-    let kernel = "pointwise,naive";
-    let bench = ["bench", "--spec", spec, "--kernel", kernel, "--time", "0.002", "--json"];
+    let folder = Folder::new("stores");
+    let (spec, rows) = ("c8 h5 w7 o32 k1 nhwc", folder.path("rows.jsonl"));
+    let bench = ["bench", "--spec", spec, "--kernel", "pointwise,naive", "--time", "0.002", "--json", &rows];
     let says = |stores: &str| {
-        good(&[&bench[..], &[path.to_str().unwrap(), "--stores", stores]].concat());
-        let text = std::fs::read_to_string(&path).unwrap();
-        std::fs::remove_file(&path).unwrap();
-        text.lines().filter(|row| row.contains("\"stores\":\"streaming\"")).count()
+        good(&[&bench[..], &["--stores", stores]].concat());
+        let text = fs::read_to_string(&rows).unwrap();
+        let with = |what: &str| text.lines().filter(|row| row.contains(what)).count();
+        // All three rows were asked.
+        assert_eq!(with(&format!("\"stores\":\"{stores}\"")), 3);
+        with("\"streams\":true")
     };
     assert_eq!(says("cached"), 0);
     // Both rows of the first kernel, where a vector is a cache line.

@@ -4,7 +4,7 @@
 use std::ops::{Deref, DerefMut};
 
 /// f32s of a cache line.
-const LINE: usize = 16;
+pub(crate) const LINE: usize = 16;
 
 /// f32s, the first on a cache line.
 #[derive(Debug)]

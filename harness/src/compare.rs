@@ -121,11 +121,11 @@ fn unique(rows: &[Record]) -> Vec<&Record> {
 }
 
 fn same_row(a: &Record, b: &Record) -> bool {
-    let key = |row: &Record| (row.threads, row.clock);
+    fn key(row: &Record) -> impl PartialEq + use<'_> {
+        (row.threads, row.clock, &row.accuracy, &row.stores)
+    }
     let names = |row: &Record| [&row.network, &row.layer, &row.spec, &row.requested].map(String::clone);
-    // A row that did not run has no stores.
-    let stores = a.stores == b.stores || a.stores.is_none() || b.stores.is_none();
-    key(a) == key(b) && a.accuracy == b.accuracy && stores && names(a) == names(b)
+    key(a) == key(b) && names(a) == names(b)
 }
 
 /// Speed of `new` over `base`, and its interval: both ends are as far as both rows' own intervals allow.

@@ -29,6 +29,11 @@ pub trait Engine: fmt::Debug {
         None
     }
 
+    /// Where its outputs were asked to go first, where it can be asked.
+    fn stores(&self) -> Option<Stores> {
+        None
+    }
+
     /// Prepares a convolution: everything that a user does once, packed weights included. The input
     /// is already where the engine wants it when this returns.
     ///
@@ -90,7 +95,7 @@ pub struct Facts {
     pub own_flops: Option<u64>,
     /// The bound that errors are held against.
     pub error_model: ErrorModel,
-    /// Where outputs go first, of one of our kernels.
+    /// Where outputs do go first, of one of our kernels.
     pub stores: Option<Stores>,
 }
 
@@ -149,6 +154,10 @@ impl Engine for Ours {
 
     fn accuracy(&self) -> Option<Accuracy> {
         Some(self.accuracy)
+    }
+
+    fn stores(&self) -> Option<Stores> {
+        Some(self.stores)
     }
 
     fn prepare<'a>(

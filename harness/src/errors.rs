@@ -61,9 +61,7 @@ impl Reference {
     /// # Errors
     /// How much it needs, and how much there is.
     pub fn check_memory(spec: &ConvSpec) -> Result<(), String> {
-        // The sums have two f64s for each output, a Winograd kernel's bounds as much for each input: four times
-        // what an engine's copy of them has.
-        machine::check_memory(spec, 4, 1)
+        machine::check_bytes(spec, needed(spec))
     }
 
     /// Runs a kernel that supports the convolution once.
@@ -118,9 +116,40 @@ impl Reference {
     }
 }
 
+/// Bytes of memory that the errors of a kernel take at most, if they can be counted: its own, two f64s for the sum of
+/// each output, and for a Winograd kernel's bounds the transformed tiles and weights: of F(2×2,5×5) nine f64s for
+/// each channel of a pixel, of F(6×6,3×3) 64/9 for each weight.
+fn needed(spec: &ConvSpec) -> Option<u64> {
+    let [pixels, outputs] =
+        [spec.in_height().checked_mul(spec.in_width())?, spec.out_height().checked_mul(spec.out_width())?];
+    let tiles = pixels.max(outputs).checked_mul(spec.batch())?.checked_mul(spec.in_channels())?;
+    [(spec.output_len(), 2), (tiles, 9), (spec.weights_len(), 8)]
+        .iter()
+        .try_fold(machine::memory_needed(spec, 1, 1)?, |sum, &(values, each)| {
+            sum.checked_add((values as u64).checked_mul(8 * each)?)
+        })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// Of each kernel's bounds the f64s that the oracle holds for them.
+    #[test]
+    fn memory_of_bounds_is_counted() {
+        for (text, alpha, m) in [
+            ("c512 h1000 w1000 o8 k5 p2", 6, 2),
+            ("c512 h1000 w1000 o8 k3 p1", 8, 6),
+            ("c512 h1000 w1000 o8 k3 p1", 4, 2),
+            ("c2048 h6 w6 o4096 k3 p1", 8, 6),
+        ] {
+            let spec: ConvSpec = text.parse().unwrap();
+            let tiles = spec.out_height().div_ceil(m) * spec.out_width().div_ceil(m);
+            let values = alpha * alpha * spec.in_channels() * (tiles + spec.out_channels());
+            let sums = 2 * spec.output_len();
+            assert!(needed(&spec).unwrap() > 8 * (values + sums) as u64, "{text}");
+        }
+    }
 
     /// What the documentation of `Accuracy` says: F(2×2) is as good as summing, F(4×4) and F(2×2,5×5) about
     /// half as good, F(6×6) about an eighth.

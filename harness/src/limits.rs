@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use kernels::{CacheSizes, Isa, Unavailable, roof};
 use serde::{Deserialize, Serialize};
 
-use crate::buffer::Buffer;
+use crate::buffer::{Buffer, LINE};
 use crate::pinning::Pool;
 
 /// A loop to be timed whose rate is a roof.
@@ -97,9 +97,6 @@ impl Roof for Stream {
         (0..repeats).map(|_| once().unwrap_or(0)).sum()
     }
 }
-
-/// f32s of a cache line.
-const LINE: usize = 16;
 
 /// Both halves of a buffer, each from the beginning of a line.
 fn halves(buffer: &mut [f32]) -> (&mut [f32], &mut [f32]) {

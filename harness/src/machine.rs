@@ -67,8 +67,16 @@ pub fn memory_needed(spec: &ConvSpec, engines: usize, sets: usize) -> Option<u64
 /// # Errors
 /// The amounts.
 pub fn check_memory(spec: &ConvSpec, engines: usize, sets: usize) -> Result<(), String> {
+    check_bytes(spec, memory_needed(spec, engines, sets))
+}
+
+/// Refuses a convolution that needs more bytes than there are, or more than can be counted (`None`).
+///
+/// # Errors
+/// The amounts.
+pub fn check_bytes(spec: &ConvSpec, needed: Option<u64>) -> Result<(), String> {
     let available = available_memory();
-    match memory_needed(spec, engines, sets) {
+    match needed {
         Some(needed) if needed <= available => Ok(()),
         Some(needed) => Err(format!(
             "`{spec}` needs about {}, but only {} of memory can be had",

@@ -58,6 +58,8 @@ const MOST: usize = 1000;
 
 /// A warm-up takes no longer, unless a single run does.
 const LONGEST_WARM_UP: Duration = Duration::from_millis(100);
+/// Samples of it, where what begins and ends one takes longer.
+const MOST_TRIES: usize = 10;
 
 /// How long a sample repeats its subject, at least.
 pub fn sample_time(time: Duration) -> Duration {
@@ -132,19 +134,18 @@ pub fn in_turns(
         }));
     }
     let rounds = pace.iter().map(|paced| paced.turns).max().unwrap_or(0);
-    let budget: Duration = pace.iter().map(|paced| paced.expected).sum();
-    let mut spent = Duration::ZERO;
+    let mut spent = vec![Duration::ZERO; subjects.len()];
     let mut order: Vec<usize> = (0..subjects.len()).collect();
     let mut rng = ChaCha8Rng::seed_from_u64(0);
     let mut plans: Vec<Order> =
         subjects.iter().map(|subject| Order::new(subject.plans, rng.random())).collect();
     for round in 0..rounds {
-        // The machine may have become slower than it was: half as much again, then only those go on that have
-        // too few samples.
-        let late = spent > budget * 3 / 2;
         order.shuffle(&mut rng);
         for &i in &order {
             let Ok(taken) = &mut samples[i] else { continue };
+            // The machine may have become slower than it was: half as much again, then a subject goes on only where
+            // it has too few samples.
+            let late = spent[i] > pace[i].expected * 3 / 2;
             let due = if late { pace[i].lacks(taken.len()) } else { pace[i].is_due(round, rounds) };
             if !due {
                 continue;
@@ -156,13 +157,13 @@ pub fn in_turns(
             let Paced { repeats, untimed, .. } = pace[i];
             let mut turn = || {
                 if untimed {
-                    spent += (subjects[i].run)(plan, 1)?.total;
+                    spent[i] += (subjects[i].run)(plan, 1)?.total;
                 }
                 (subjects[i].run)(plan, repeats)
             };
             match turn() {
                 Ok(Spent { timed, total }) => {
-                    spent += total;
+                    spent[i] += total;
                     taken.push(Sample { round, plan, ns: timed.as_nanos() as f64 / repeats as f64 });
                 }
                 Err(failure) => samples[i] = Err(failure),
@@ -177,17 +178,19 @@ pub fn in_turns(
 fn warm_up(subject: &mut Subject<'_>) -> Result<Paced, String> {
     let sample = sample_time(subject.time);
     let mut repeats = 1u64;
-    let mut spent = Duration::ZERO;
+    let (mut spent, mut tries) = (Duration::ZERO, 0);
     let mut last = f64::INFINITY;
     let (repeats, Spent { timed, total }) = loop {
         let taken = (subject.run)(0, repeats)?;
-        spent += taken.total;
         let each = taken.timed.as_nanos() as f64 / repeats as f64;
         // With cold caches there is something between any two runs. Warm ones follow each other, and what begins
         // and ends a sample (a library's threads) must not be most of it.
         let length = if subject.warm { taken.timed } else { taken.total };
+        spent += length;
+        tries += 1;
         let long_enough = length >= sample || repeats >= subject.most_repeats;
         if spent >= (subject.time / 5).min(LONGEST_WARM_UP)
+            || tries == MOST_TRIES
             || (long_enough && (each / last - 1.0).abs() < 0.05)
         {
             break (repeats, taken);
@@ -338,6 +341,8 @@ mod tests {
         };
         // 4 ms of runs; a turn is 5 + 4 ms and, untimed before it, 5 ms and a run.
         assert_eq!(longest(true, 5000, 0), (400, 21));
+        // Longer than all of warm-up may take.
+        assert_eq!(longest(true, 70_000, 0).0, 400);
         // With what is between, 4 ms.
         assert_eq!(longest(false, 0, 1990), (2, 75));
     }

@@ -5,7 +5,7 @@ use std::io::{self, BufWriter, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use kernels::{Accuracy, ConvSpec};
+use kernels::{Accuracy, ConvSpec, Stores};
 use serde::{Deserialize, Serialize};
 
 use crate::engine::Refusal;
@@ -14,7 +14,8 @@ use crate::machine;
 use crate::provenance::Run;
 use crate::statistics::{Ratio, Statistics};
 
-/// Version of the fields: they are added, never renamed. Version 2 has `plans`, `accuracy` and `stores`.
+/// Version of the fields: they are added, never renamed. Version 2 has `accuracy`
+/// and `stores`, without which rows cannot be told apart.
 pub const SCHEMA: u32 = 2;
 
 /// What became of a row.
@@ -64,6 +65,14 @@ pub fn accuracy_name(accuracy: Accuracy) -> &'static str {
     }
 }
 
+/// The word for where outputs go first.
+pub fn stores_name(stores: Stores) -> &'static str {
+    match stores {
+        Stores::Cached => "cached",
+        Stores::Streaming => "streaming",
+    }
+}
+
 impl Clock {
     /// The word.
     pub fn name(self) -> &'static str {
@@ -104,6 +113,9 @@ pub struct Record {
     /// What was asked of its rounding errors: `strict`, `standard` or `relaxed`; absent for peers, of which
     /// nothing is asked.
     pub accuracy: Option<String>,
+    /// Where its outputs were asked to go first: `cached` or `streaming`; absent for peers.
+    #[serde(default)]
+    pub stores: Option<String>,
     /// `nchw` or `nhwc`.
     pub layout: String,
     /// The state of the caches.
@@ -203,9 +215,9 @@ pub struct Record {
     /// `own_gflops` over the roof for that arithmetic.
     #[serde(default)]
     pub own_fraction: Option<f64>,
-    /// Where outputs go first: `cached` or `streaming`. Absent for other libraries.
+    /// Whether outputs do go past the caches: asked for, and possible. Absent for other libraries.
     #[serde(default)]
-    pub stores: Option<String>,
+    pub streams: Option<bool>,
     /// The run that measured the row.
     #[serde(default)]
     pub run: Option<Arc<Run>>,

@@ -25,7 +25,11 @@ pub fn regrets(rows: &[Record]) -> Vec<Regret<'_>> {
 fn regret<'a>(rows: &'a [Record], layer: &[&'a Record]) -> Option<Regret<'a>> {
     let ours = |row: &&&Record| row.role == Role::Main && row.status == Status::Ok && row.engine == OURS;
     let auto = *layer.iter().filter(ours).find(|row| row.requested == "auto")?;
-    let others = layer.iter().filter(ours).filter(|row| row.requested != "auto");
+    // Of the kernels that were asked for the same.
+    let others = layer
+        .iter()
+        .filter(ours)
+        .filter(|row| row.requested != "auto" && row.accuracy == auto.accuracy && row.stores == auto.stores);
     let timed = others.filter(|row| row.median_ns.is_some());
     let best =
         *timed.min_by(|a, b| a.median_ns.unwrap_or(f64::MAX).total_cmp(&b.median_ns.unwrap_or(f64::MAX)))?;
@@ -68,5 +72,14 @@ mod tests {
         let (mean, worst) = summary(&regrets).unwrap();
         assert!((mean - (1.2f64.sqrt() - 1.0)).abs() < 1e-12 && (worst - 0.2).abs() < 1e-12);
         assert_eq!(summary(&[]), None);
+    }
+
+    #[test]
+    fn regret_is_against_kernels_of_the_same_accuracy_and_stores() {
+        let auto = Record { requested: "auto".to_owned(), ..row("a", "direct/x", 120.0) };
+        let relaxed = Record { accuracy: Some("relaxed".to_owned()), ..row("a", "winograd-f6/x", 50.0) };
+        let streaming = Record { stores: Some("streaming".to_owned()), ..row("a", "pointwise/x", 60.0) };
+        let rows = [auto, relaxed, streaming, row("a", "winograd/x", 100.0)];
+        assert_eq!(regrets(&rows)[0].best.kernel, "winograd/x");
     }
 }

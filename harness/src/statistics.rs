@@ -93,8 +93,8 @@ fn seen(ns: f64) -> f64 {
 /// ends are positive and on either side of the median. Each is as far away as the furthest of
 ///
 /// - the ranks between which the median of independent samples lies;
-/// - a percentile bootstrap of each plan's samples, in blocks of neighbours, because on a shared machine
-///   neighbours are alike;
+/// - a percentile bootstrap of all samples, in blocks of neighbours, because on a shared machine neighbours are alike,
+///   of whichever plan they are; and of each plan's samples by themselves;
 /// - what plans differ by, because two of one kernel differ by where their memory lies: t standard errors, with
 ///   as few degrees of freedom as there are plans less 1.
 fn interval(median: f64, logs: &[f64], plans_of_sides: &[Vec<usize>]) -> Option<(f64, f64)> {
@@ -103,15 +103,18 @@ fn interval(median: f64, logs: &[f64], plans_of_sides: &[Vec<usize>]) -> Option<
     }
     let mut rng = ChaCha8Rng::seed_from_u64(logs.len() as u64);
     let (mut below, mut above) = between_ranks(logs);
+    let mut reach = |mut medians: Vec<f64>| {
+        medians.sort_by(f64::total_cmp);
+        let at = |share: f64| medians[(share * (medians.len() - 1) as f64).round() as usize];
+        (below, above) = (below.max(-at(0.025)), above.max(at(0.975)));
+    };
+    reach(resampled(&[logs.to_vec()], &mut rng, |draw, _| draw));
     let mut of_samples = f64::INFINITY;
     let mut of_plans = Vec::new();
     for plans in plans_of_sides {
         let plans = by_plan(logs, plans);
-        let mut within = resampled(&plans, &mut rng, |draw, _| draw);
+        let within = resampled(&plans, &mut rng, |draw, _| draw);
         of_samples = of_samples.min(mean_square(&within));
-        within.sort_by(f64::total_cmp);
-        let at = |share: f64| within[(share * (within.len() - 1) as f64).round() as usize];
-        (below, above) = (below.max(-at(0.025)), above.max(at(0.975)));
         if let Some(freedom @ 1..) = plans.len().checked_sub(1) {
             let both = resampled(&plans, &mut rng, |_, rng| rng.random_range(0..plans.len()));
             // Drawn from themselves, a few plans differ less than plans do.
@@ -121,6 +124,7 @@ fn interval(median: f64, logs: &[f64], plans_of_sides: &[Vec<usize>]) -> Option<
                 freedom: freedom as f64,
             });
         }
+        reach(within);
     }
     let of_plans = Variance::sum(&of_plans, of_samples);
     let far = student(of_plans.freedom) * of_plans.estimate.sqrt();
@@ -372,6 +376,25 @@ mod tests {
                     .count();
                 assert!((270..=most).contains(&hits), "{plans} plans, {between}: {hits} of 300");
             }
+        }
+    }
+
+    /// A slow spell of the machine hits whichever plans run meanwhile: many plans do not make it many spells.
+    #[test]
+    fn intervals_know_spells_that_plans_share() {
+        let mut rng = ChaCha8Rng::seed_from_u64(6);
+        for plans in [1, 8] {
+            let hits = (0..300)
+                .filter(|_| {
+                    let mut taken = scattered(plans, 160 / plans, [0.0, 0.002], &mut rng);
+                    for spell in taken.chunks_mut(8) {
+                        let slow = normal(0.02, &mut rng).exp();
+                        spell.iter_mut().for_each(|sample| sample.ns *= slow);
+                    }
+                    holds(Statistics::of(&taken).unwrap().interval, 100.0)
+                })
+                .count();
+            assert!((255..=300).contains(&hits), "{plans} plans: {hits} of 300");
         }
     }
 

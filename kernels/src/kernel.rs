@@ -233,7 +233,7 @@ pub enum Stores {
     /// Past the caches, straight to memory: for outputs that no cache holds and that nobody reads soon. A line
     /// is then not read before it is written, and nothing else is put out of the caches.
     ///
-    /// Kernels do so where it was measured to pay, and [`Plan::stores`] tells: `pointwise` in NHWC, with AVX-512,
+    /// Kernels do so where they can, and [`Plan::stores`] tells: `pointwise` in NHWC, with AVX-512,
     /// where a group's filters fill whole cache lines and nothing is accumulated. It is little: on Zen 4 up to 6 %
     /// less time where outputs of 8 MB and more lie in one stream (32 filters or fewer), 0 to 3 % elsewhere. Stores
     /// to an output that does not start on a cache line go to the caches all the same.

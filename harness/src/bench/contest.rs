@@ -129,11 +129,10 @@ impl<'a> Arena<'a> {
     ) -> Option<()> {
         let most = all.iter().map(|making| making.wanted).max().unwrap_or(0);
         for next in 1..most {
-            if !observer.carry_on() {
-                return None;
-            }
+            let mut stopped = false;
             all.retain_mut(|making| {
-                if next >= making.wanted {
+                stopped = stopped || !observer.carry_on();
+                if stopped || next >= making.wanted {
                     return true;
                 }
                 let another = self.another(making.engine, next % self.tensors.len());
@@ -142,6 +141,9 @@ impl<'a> Arena<'a> {
                     .map_err(|refusal| rows[making.row].refuse(refusal))
                     .is_ok()
             });
+            if stopped {
+                return None;
+            }
         }
         Some(())
     }

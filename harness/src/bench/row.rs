@@ -9,7 +9,7 @@ use crate::engine::{Engine, Facts, Io, Prepared, Refusal};
 use crate::layers::Layer;
 use crate::pinning::Pool;
 use crate::provenance::Run;
-use crate::record::{Clock, Record, Role, SCHEMA, Status, accuracy_name};
+use crate::record::{Clock, Record, Role, SCHEMA, Status, accuracy_name, stores_name};
 use crate::statistics::median;
 
 /// A row of which nothing is known yet.
@@ -32,6 +32,7 @@ pub fn blank(
         engine_version: engine.version(),
         threads: pool.threads(),
         accuracy: engine.accuracy().map(|accuracy| accuracy_name(accuracy).to_owned()),
+        stores: engine.stores().map(|stores| stores_name(stores).to_owned()),
         layout: match layer.spec.layout() {
             Layout::Nchw => "nchw",
             Layout::Nhwc => "nhwc",
@@ -75,7 +76,7 @@ pub fn blank(
         roof_fraction: None,
         own_gflops: None,
         own_fraction: None,
-        stores: None,
+        streams: None,
         run: run.cloned(),
     }
 }
@@ -103,7 +104,7 @@ pub fn verified<'a>(
     row.plan_ns = Some(plan.as_nanos() as f64);
     row.workspace_bytes = workspace_bytes;
     row.packed_bytes = packed_bytes;
-    row.stores = stores.map(|stores| stores_name(stores).to_owned());
+    row.streams = stores.map(|stores| stores == Stores::Streaming);
     // What is left of another engine's result would hide an output that this one does not write.
     io.output.borrow_mut().fill(f32::NAN);
     let failed = |reason| Refusal { status: Status::Unavailable, reason };
@@ -123,14 +124,6 @@ pub fn verified<'a>(
         (0..REORDERS).map_while(|_| prepared.reorder()).map(|time| time.as_nanos() as f64).collect();
     row.reorder_ns = median(&mut reorders);
     Ok(prepared)
-}
-
-/// The word.
-fn stores_name(stores: Stores) -> &'static str {
-    match stores {
-        Stores::Cached => "cached",
-        Stores::Streaming => "streaming",
-    }
 }
 
 /// Convolutions that are compared with the oracle whole.

@@ -117,8 +117,6 @@ pub struct Results {
     pub contestants: Vec<Contestant>,
     /// What most rows were compared with; of rows that were compared with nothing the usual one.
     pub baseline: Option<usize>,
-    /// What was asked of the rounding errors of our rows, in the order in which it was met.
-    pub accuracies: Vec<String>,
     /// Rows that took the place of an earlier one of the same layer, setting and engine.
     pub replaced: usize,
     rows: Vec<(usize, Record)>,
@@ -135,7 +133,6 @@ impl Results {
             settings: Vec::new(),
             contestants: Vec::new(),
             baseline: None,
-            accuracies: Vec::new(),
             replaced: 0,
             rows: Vec::new(),
             places: HashMap::new(),
@@ -145,11 +142,6 @@ impl Results {
             let setting = setting_of(row);
             if !results.settings.contains(&setting) {
                 results.settings.push(setting);
-            }
-            if let Some(accuracy) =
-                row.accuracy.as_ref().filter(|accuracy| !results.accuracies.contains(accuracy))
-            {
-                results.accuracies.push(accuracy.clone());
             }
         }
         results.settings.sort_by_key(|setting| (setting.threads, setting.clock == Clock::Cold));
@@ -212,6 +204,17 @@ impl Results {
             }
         }
         results
+    }
+
+    /// What rows say of something, each once, in the order of the rows.
+    pub fn said(&self, of: impl Fn(&Record) -> Option<&String>) -> Vec<&str> {
+        let mut all: Vec<&str> = Vec::new();
+        for said in self.rows.iter().filter_map(|(_, row)| of(row)) {
+            if !all.contains(&said.as_str()) {
+                all.push(said);
+            }
+        }
+        all
     }
 
     /// All rows, each with the number of its file.

@@ -262,20 +262,30 @@ fn later_rows_replace_earlier_ones() {
 }
 
 #[test]
-fn rows_of_several_accuracies_are_told() {
-    let of = |id: &str, accuracy: Option<&str>| Record {
-        accuracy: accuracy.map(str::to_owned),
+fn rows_of_several_accuracies_and_stores_are_told() {
+    let asked = |id: &str, accuracy: &str, stores: &str| Record {
+        accuracy: Some(accuracy.to_owned()),
+        stores: Some(stores.to_owned()),
         ..row("a", id, 1.0)
     };
-    let told = |rows: Vec<Record>| {
-        let warnings = sections::document(&results(rows)).warnings;
-        warnings
-            .iter()
-            .any(|warning| warning.text == "Rows of several accuracies are side by side: standard, relaxed.")
+    let peer = Record { accuracy: None, stores: None, ..row("a", "peer", 1.0) };
+    let told = |rows: &[Record]| -> Vec<String> {
+        let warnings = sections::document(&results(rows.to_vec())).warnings;
+        warnings.iter().map(|warning| warning.text.clone()).filter(|text| text.contains("several")).collect()
     };
-    let standard = [of("auto", Some("standard")), of("peer", None), of("direct", Some("standard"))];
-    assert!(!told(standard.to_vec()));
-    assert!(told([&standard[..], &[of("auto", Some("relaxed"))]].concat()));
+    let usual = [asked("auto", "standard", "cached"), peer, asked("direct", "standard", "cached")];
+    assert!(told(&usual).is_empty());
+    let with = |row: Record| told(&[&usual[..], &[row]].concat());
+    assert_eq!(
+        with(asked("pointwise", "relaxed", "cached")),
+        ["Rows of several accuracies are side by side: standard, relaxed."]
+    );
+    assert_eq!(
+        with(asked("pointwise", "standard", "streaming")),
+        ["Rows of several kinds of stores are side by side: cached, streaming."]
+    );
+    // What was replaced is not there any more.
+    assert!(told(&[asked("auto", "standard", "cached"), asked("auto", "relaxed", "streaming")]).is_empty());
 }
 
 /// Rows of every kind, with names that try to be markup.

@@ -35,7 +35,8 @@ pub(crate) fn compare(args: &args::Compare, out: &mut dyn Write) -> Outcome {
     let comparison = compared(&base, &new, measure);
     if comparison.changes.is_empty() {
         return Err(refused(
-            "no row of one run is in the other: layer, spec, kernel, threads, accuracy and clock must agree",
+            "no row of one run is in the other: network, layer, spec, kernel, threads, clock, accuracy and stores must \
+             agree",
         ));
     }
     if args.json {
@@ -80,6 +81,7 @@ fn change_json(change: &Change<'_>) -> serde_json::Value {
         "requested": base.requested,
         "threads": base.threads,
         "accuracy": base.accuracy,
+        "stores": base.stores,
         "clock": base.clock,
         "verdict": word(*verdict),
         "speed": speed.map(|speed| speed[0]),
@@ -105,8 +107,14 @@ fn print(comparison: &Comparison<'_>, all: bool, out: &mut dyn Write) -> Outcome
             |[speed, low, high]| format!("{speed:.3} ({low:.3} to {high:.3})"),
         );
         let took = |row: &Record| row.median_ns.map(time).unwrap_or_default();
-        let layer =
+        let mut layer =
             format!("{} {}, {}, {}", base.layer, base.requested, threads(base.threads), base.clock.name());
+        // What is not asked by default.
+        for (asked, usual) in [(&base.accuracy, "standard"), (&base.stores, "cached")] {
+            if let Some(asked) = asked.as_ref().filter(|asked| *asked != usual) {
+                layer = format!("{layer}, {asked}");
+            }
+        }
         vec![layer, word(*verdict).to_owned(), took(base), took(new), speed]
     };
     if !shown.is_empty() {

@@ -32,16 +32,16 @@ pub(crate) fn errors(args: &args::Errors, out: &mut dyn Write) -> Outcome {
         let reference = Reference::new(spec, 0);
         let of_direct = direct.supports(spec).ok().and_then(|()| reference.errors(direct).ok());
         for kernel in kernels.iter().filter(|kernel| kernel.supports(spec).is_ok()) {
+            // `auto` and `winograd` run as others do.
+            if named.is_empty() && ["auto", "winograd"].contains(&kernel.algorithm()) {
+                continue;
+            }
             let found = match &of_direct {
                 Some(found) if kernel.id() == direct.id() => found.clone(),
                 _ => reference.errors(*kernel).map_err(refused)?,
             };
-            // `winograd` runs as one of its own variants.
-            let other = found.kernel.split('/').next() != Some(kernel.algorithm());
-            if named.is_empty() && other {
-                continue;
-            }
-            let base = of_direct.as_ref().map(|direct| direct.relative).filter(|direct| *direct > 0.0);
+            let of_direct = of_direct.as_ref().map(|direct| direct.relative);
+            let base = of_direct.filter(|direct| *direct > 0.0 && direct.is_finite());
             let growth = base.map(|direct| found.relative / direct);
             if !args.json {
                 print(&found, growth, out)?;
@@ -59,24 +59,18 @@ pub(crate) fn errors(args: &args::Errors, out: &mut dyn Write) -> Outcome {
 /// The convolutions that are asked for, all of which every kernel that is named must support; or the usual ones, of
 /// which each must support one.
 fn specs(asked: &[ConvSpec], named: &[&dyn Kernel]) -> Result<Vec<ConvSpec>, Stop> {
-    let usual: Vec<ConvSpec> =
-        USUAL.iter().map(|text| text.parse().map_err(refused)).collect::<Result<_, _>>()?;
+    let usual = || USUAL.iter().map(|text| text.parse().map_err(refused)).collect::<Result<Vec<_>, _>>();
+    let all = if asked.is_empty() { usual()? } else { asked.to_vec() };
     for kernel in named {
-        let mut refusals = asked.iter().filter_map(|spec| kernel.supports(spec).err());
-        let mut others = usual.iter().map(|spec| kernel.supports(spec));
-        let refusal = match asked {
-            [] if others.clone().any(|supports| supports.is_ok()) => None,
-            [] => others.find_map(Result::err),
-            _ => refusals.next(),
-        };
-        refusal.map_or(Ok(()), |refusal| Err(refused(refusal)))?;
-    }
-    if !asked.is_empty() {
-        return Ok(asked.to_vec());
+        let refusals: Vec<_> = all.iter().filter_map(|spec| kernel.supports(spec).err()).collect();
+        let allowed = if asked.is_empty() { all.len() - 1 } else { 0 };
+        if refusals.len() > allowed {
+            return Err(refused(&refusals[0]));
+        }
     }
     let wanted =
         |spec: &ConvSpec| named.is_empty() || named.iter().any(|kernel| kernel.supports(spec).is_ok());
-    Ok(usual.into_iter().filter(wanted).collect())
+    Ok(all.into_iter().filter(wanted).collect())
 }
 
 fn print(found: &Errors, growth: Option<f64>, out: &mut dyn Write) -> Outcome {

@@ -108,9 +108,12 @@ fn warnings(results: &Results) -> Vec<Warning> {
     if let Some(unlike) = runs.iter().skip(1).find_map(|run| runs[0].unlike(run)) {
         warnings.push(format!("Rows of unlike machines are side by side: {unlike}."));
     }
-    if results.accuracies.len() > 1 {
-        warnings
-            .push(format!("Rows of several accuracies are side by side: {}.", results.accuracies.join(", ")));
+    let accuracies = results.said(|row| row.accuracy.as_ref());
+    let stores = results.said(|row| row.stores.as_ref());
+    for (what, said) in [("accuracies", accuracies), ("kinds of stores", stores)] {
+        if said.len() > 1 {
+            warnings.push(format!("Rows of several {what} are side by side: {}.", said.join(", ")));
+        }
     }
     if results.replaced > 0 {
         warnings.push(format!(
