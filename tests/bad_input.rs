@@ -142,7 +142,7 @@ fn sizes_beyond_memory_are_errors() {
     }
 }
 
-/// Strides that are never taken may be as long as numbers go, and a batch may be as large as a spec can count.
+/// Strides and dilations that are never taken may be as long as numbers go, and a batch may be as large as a spec can count.
 #[test]
 fn numbers_at_the_end_of_their_range_do_no_harm() {
     const FAR: usize = 1 << 62;
@@ -168,6 +168,33 @@ fn numbers_at_the_end_of_their_range_do_no_harm() {
                     assert!(output.iter().all(|&y| y == want), "{} on `{spec}`: {output:?}", kernel.id());
                     ran.insert((kernel.algorithm(), stride));
                 }
+            }
+        }
+    }
+    // Dilations of kernels of one row or column.
+    for (text, dilation) in [
+        ("c16 h1 w1 o16 k1", [FAR, FAR]),
+        ("c16 h3 w1 o20 k3x1", [1, FAR]),
+        ("c3 h1 w5 o20 k1x3", [FAR, 1]),
+        ("c8 h1 w1 o8 k1 g8", [FAR, FAR]),
+        ("c4 h1 w3 o8 k1x3 g2", [usize::MAX, 1]),
+    ] {
+        for layout in [Layout::Nchw, Layout::Nhwc] {
+            let spec: ConvSpec = text.parse().unwrap();
+            let builder = spec.with_layout(layout).to_builder().dilation(dilation[0], dilation[1]);
+            let spec = builder.build().unwrap();
+            let (input, weights) = (vec![1.0; spec.input_len()], vec![1.0; spec.weights_len()]);
+            for kernel in kernels().filter(|kernel| kernel.supports(&spec).is_ok()) {
+                let plan = kernel.plan(&spec, &weights, &PlanOptions::default());
+                // On machines that lack its instruction set.
+                let Ok(plan) = plan else {
+                    assert!(kernel.availability().is_err(), "{} on `{spec}`", kernel.id());
+                    continue;
+                };
+                let mut output = vec![0.0; spec.output_len()];
+                plan.run(&input, None, &mut output, &mut plan.workspace()).unwrap();
+                let want = (spec.weights_len() / spec.out_channels()) as f32;
+                assert!(output.iter().all(|&y| y == want), "{} on `{spec}`: {output:?}", kernel.id());
             }
         }
     }

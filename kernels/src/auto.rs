@@ -7,6 +7,8 @@
 
 use crate::cache::CacheSizes;
 use crate::cpu::Rates;
+#[cfg(feature = "direct")]
+use crate::direct;
 use crate::error::{ConvError, Unavailable};
 #[cfg(feature = "winograd")]
 use crate::kernel::Accuracy;
@@ -18,16 +20,21 @@ use crate::spec::{ConvSpec, Layout};
 #[cfg(feature = "winograd")]
 use crate::winograd;
 
-/// Whether the planes of a 1×1 convolution in NCHW are better read in place for each strip of filters, as `direct`
-/// does, than packed: where they stay in the level-2 cache, or mostly, and are not many more than the pages that a
-/// core knows at once. `direct` does so with AVX-512, in vectors over row ends, of which few lanes should be empty.
+/// Whether the planes of a 1×1 convolution in NCHW are better read in place for each strip of filters, as `direct` may
+/// do, than packed: few planes, not many more than the pages that a core knows at once, of which the level-2 cache holds
+/// half or more, in vectors over row ends, of which few lanes are empty.
+#[cfg(feature = "direct")]
 fn planes_stay_near(c: Context<'_>) -> bool {
     let pixels = c.spec.out_height() * c.spec.out_width();
-    c.isa == Isa::Avx512
-        && c.spec.stride() == [1, 1]
+    direct::reads_in_place(c.spec, c.isa)
         && c.spec.group_in_channels() <= 128
-        && c.spec.input_len() <= c.caches.l2 / 2
+        && 4 * c.spec.input_len() <= 2 * c.caches.l2
         && pixels.next_multiple_of(c.isa.lanes()) - pixels <= pixels / 32
+}
+
+#[cfg(not(feature = "direct"))]
+fn planes_stay_near(_: Context<'_>) -> bool {
+    false
 }
 
 /// What `auto` takes for a convolution, and why.
@@ -179,7 +186,7 @@ mod tests {
     use super::*;
 
     /// Convolutions and what `auto` takes for them on any machine of its kind: 2 MiB of level-2 cache.
-    const CHOICES: [(&str, Isa, &str); 25] = [
+    const CHOICES: [(&str, Isa, &str); 26] = [
         // Depthwise, with and without multiplier.
         ("c32 h112 w112 o32 k3 p1 g32", Isa::Avx512, "depthwise"),
         ("c8 h14 w14 o16 k5 p2 g8 nhwc", Isa::Avx2, "depthwise"),
@@ -195,6 +202,8 @@ mod tests {
         ("c64 h56 w56 o64 k1", Isa::Avx512, "direct"),
         ("c64 h56 w56 o64 k1", Isa::Avx2, "pointwise"),
         ("c64 h224 w224 o64 k1", Isa::Avx512, "pointwise"),
+        // Neither are planes whose vectors `direct` finds too empty.
+        ("c128 h19 w19 o256 k1", Isa::Avx512, "pointwise"),
         // 3x3 with stride 1 and enough channels.
         ("c64 h56 w56 o64 k3 p1", Isa::Avx512, "winograd"),
         ("c128 h28 w28 o128 k3 p1 nhwc", Isa::Avx2, "winograd"),

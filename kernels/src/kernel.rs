@@ -217,7 +217,7 @@ pub enum Effort {
     /// By rules and estimates, without running anything.
     #[default]
     Estimate,
-    /// By running every kernel that may be taken on the convolution, twice at least, and again for a quarter of a
+    /// By running every kernel that may be taken on the convolution, those that may win twice at least, and again for a quarter of a
     /// second. Meanwhile there are plans of all of them, with their packed weights, and an input and an output
     /// beside the caller's; where memory lacks for that, [`Estimate`](Self::Estimate) decides. What was chosen is
     /// remembered for the next plan of the same convolution, see [`choices`](crate::choices).

@@ -88,9 +88,9 @@
 //! | `auto` | everything | picks one of the others by rules, or by measuring; see [`explain`] |
 //! | `naive` | everything | nowhere: the definition, to read and to compare with |
 //! | `im2col-gemm` | everything | many channels; the baseline of most frameworks |
-//! | `direct` | almost everything | most layers that are not 1×1, few channels and groups too |
+//! | `direct` | almost everything | most layers, few channels and groups too; with AVX-512 also 1×1 in NCHW with few planes |
 //! | `winograd` (`-f2`, `-f4`, `-f6`, `-f2-5x5`) | 3×3 and 5×5, stride 1 | 16 and more channels: 2.25 to 4 times fewer multiplications, with about twice the rounding error; `-f6` 5 times fewer, with eight times the error, see [`Accuracy`] |
-//! | `pointwise` | 1×1 without padding, any stride | all of those |
+//! | `pointwise` | 1×1 without padding, any stride | most of those |
 //! | `depthwise` | groups = input channels | all of those |
 //!
 //! An id may name an instruction set: `direct/avx2`. The environment variable `CONV_ISA=wide|avx2|avx512`

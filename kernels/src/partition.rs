@@ -68,7 +68,8 @@ impl Partition {
             let block = [blocks.saturating_sub(2), blocks - 1].map(|block| partition.block(block).len());
             Partition { block: block[0].max(block[1]), ..partition }
         };
-        let candidates = (fewest..=fewest + 4 * (threads - 1))
+        let most = (fewest + 4 * (threads - 1)).min(pixels.div_ceil(tile)).max(fewest);
+        let candidates = (fewest..=most)
             .flat_map(|blocks| (1..=threads.min(filter_tiles)).map(move |parts| (blocks, parts)));
         candidates
             .map(|(blocks, parts)| cut(blocks, parts))

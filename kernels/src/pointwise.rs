@@ -112,7 +112,18 @@ impl Algorithm for Pointwise {
                     let (spec, count) = (*spec, strips.count);
                     let caches = CacheSizes::detect();
                     let (run, far) = (run::<S>(&spec, &caches), caches.is_far(spec.output_len()));
-                    let worker = |_| Nchw { simd, spec, options, strips, run, far };
+                    let worker = |block: usize| {
+                        let all = block.next_multiple_of(S::NR);
+                        Nchw {
+                            simd,
+                            spec,
+                            options,
+                            strips,
+                            run: run.min(all),
+                            runs: 1 + usize::from(run < all),
+                            far,
+                        }
+                    };
                     // Only the first run is packed by itself, but with a stride all of them are, slowly.
                     let preparation = |block: u128| match spec.stride() {
                         [1, 1] => 4 * block.min(run as u128),
@@ -236,6 +247,8 @@ struct Nchw<S> {
     strips: Arc<Strips>,
     /// Pixels over which all filters pass before the next, while those are packed: whole panels.
     run: usize,
+    /// Runs that are packed at a time: one that is read, and the next, if there is one.
+    runs: usize,
     /// Outputs lie beyond the level-2 cache.
     far: bool,
 }
@@ -252,7 +265,7 @@ fn run<S: Simd>(spec: &ConvSpec, caches: &CacheSizes) -> usize {
 impl<S: Simd> Worker for Nchw<S> {
     fn scratch_len(&self) -> usize {
         let row = if self.spec.stride() == [1, 1] { 0 } else { self.run };
-        2 * self.spec.group_in_channels() * self.run + row
+        self.runs * self.spec.group_in_channels() * self.run + row
     }
 
     fn unit(&self, unit: &Unit, io: &Shared<'_>, scratch: &mut [f32]) {
@@ -262,7 +275,7 @@ impl<S: Simd> Worker for Nchw<S> {
         let group = unit.image % spec.groups();
         let planes = &io.input[unit.image * channels * in_pixels..][..channels * in_pixels];
         let (mut now, later) = scratch.split_at_mut(channels * self.run);
-        let (mut next, row) = later.split_at_mut(channels * self.run);
+        let (mut next, row) = later.split_at_mut((self.runs - 1) * channels * self.run);
         let mut pass = Pass::of(0, channels, channels, &self.options, io.group_bias(spec, group));
         pass.epilogue.far = self.far;
         let run = |start: usize| start..(start + self.run).min(unit.pixels.end);

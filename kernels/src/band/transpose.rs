@@ -6,8 +6,8 @@ use crate::buffer::LINE;
 use crate::cache::CacheSizes;
 use crate::simd::prefetch;
 
-/// Rows of planes beyond the level-2 cache that are read together. They often lie a multiple of 4 KiB apart, so that their lines
-/// fall in one set of the level-1 cache: no more of them than it has ways.
+/// Rows of planes beyond the level-2 cache that are read together. They often lie a multiple of 4 KiB apart, so that
+/// their lines fall in one set of the level-1 cache: no more of them than it has ways.
 const WAYS: usize = 8;
 
 /// `to[j * to_row + i] = from[i * from_row + j]` for i below `rows`, j below `columns`.

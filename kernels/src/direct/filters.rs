@@ -194,18 +194,16 @@ impl<S: Simd> Filters<S> {
         let [stride_y, stride_x] = spec.stride();
         let [dilation_y, dilation_x] = spec.dilation();
         let (channels, width) = (spec.group_in_channels(), spec.out_width());
+        // (A dilation that is never taken may be as long as numbers go.)
+        let [row, column] = [dilation_y.saturating_mul(source.row), dilation_x.saturating_mul(source.pixel)];
         let dense = dilation_x == 1 && source.pixel == channels;
         let (len, inner) = if dense {
             (kernel_width * channels, Segments::ONE)
         } else {
             let b = channels * panel.width;
-            (channels, Segments { count: kernel_width, a: dilation_x * source.pixel, b })
+            (channels, Segments { count: kernel_width, a: column, b })
         };
-        let outer = Segments {
-            count: kernel_height,
-            a: dilation_y * source.row,
-            b: kernel_width * channels * panel.width,
-        };
+        let outer = Segments { count: kernel_height, a: row, b: kernel_width * channels * panel.width };
         let at = |pixel: usize| {
             let (y, x) = (pixel / width, pixel % width);
             y * stride_y * source.row + x * stride_x * source.pixel

@@ -57,12 +57,15 @@ pub(super) fn cost<S: Simd>(spec: &ConvSpec) -> f64 {
 
 /// Whether planes can be read where they lie, and vectors of whole planes are better than vectors of rows.
 pub(super) fn pays<S: Simd>(spec: &ConvSpec) -> bool {
+    let reach = spec.dilated_kernel()[0] - 1;
     S::MASKS
         && spec.layout() == Layout::Nchw
         && spec.stride() == [1, 1]
         && spec.in_width() == spec.out_width()
         && spec.kernel()[0] * spec.kernel()[1] <= MOST_TAPS
         && spec.out_height() * spec.out_width() <= MOST_PIXELS
+        // Else no vectors would be alike.
+        && spec.padding().top.max(spec.padding().bottom).max(reach) <= spec.in_height()
         && cost::<S>(spec) <= filled::<S>(spec.out_width())
 }
 
@@ -104,6 +107,7 @@ fn vectors<S: Simd>(simd: S, spec: &ConvSpec) -> Result<(Vec<PixelVector>, Vec<S
     let all = vec![(1 << S::LANES) - 1; spec.kernel()[0] * spec.kernel()[1]];
     let mut vectors = try_vec(pixels.div_ceil(S::LANES))?;
     let (mut masks, mut known) = (vec![simd.mask(0, S::LANES); all.len()], HashMap::new());
+    let lack = |masks: usize| ConvError::OutOfMemory { bytes: masks * size_of::<S::Mask>() };
     let reach = (spec.kernel()[0] - 1) * spec.dilation()[0];
     for first in (0..pixels).step_by(S::LANES) {
         let lanes = S::LANES.min(pixels - first);
@@ -111,14 +115,20 @@ fn vectors<S: Simd>(simd: S, spec: &ConvSpec) -> Result<(Vec<PixelVector>, Vec<S
         // Away from the first and last rows vectors that start in the same column are alike.
         let inner = y >= spec.padding().top && last + reach < spec.in_height() + spec.padding().top;
         let key = if inner && lanes == S::LANES { first % width } else { width + first };
-        let start = *known.entry(key).or_insert_with(|| {
-            let bits = inside(spec, first, lanes);
-            if bits == all {
-                return 0;
+        let start = match known.get(&key) {
+            Some(&start) => start,
+            None => {
+                let bits = inside(spec, first, lanes);
+                let start = if bits == all { 0 } else { masks.len() as u32 };
+                if start > 0 {
+                    masks.try_reserve(bits.len()).map_err(|_| lack(masks.len() + bits.len()))?;
+                    masks.extend(bits.iter().map(|&bits| simd.mask_of(bits)));
+                }
+                known.try_reserve(1).map_err(|_| lack(masks.len()))?;
+                known.insert(key, start);
+                start
             }
-            masks.extend(bits.iter().map(|&bits| simd.mask_of(bits)));
-            (masks.len() - bits.len()) as u32
-        });
+        };
         vectors.push(PixelVector { b: first, c: first, lanes: lanes as u32, masks: start });
     }
     Ok((vectors, masks))
@@ -203,7 +213,49 @@ impl<S: Simd> Worker for InPlace<S> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::pixels::{ORDER, arrange_bands};
     use super::*;
+    use crate::buffer::AlignedBuffer;
+    use crate::kernel::Io;
+    use crate::simd::on_every_isa;
+
+    /// Planes in place give the same bits as bands of them, with the masks of every instruction set.
+    fn check<S: Simd>(simd: S) {
+        for text in [
+            "c1 h5 w7 o1 k3 p1",
+            "n2 c9 h14 w14 o20 k3 p1",
+            "c3 h9 w21 o5 k3 p1",
+            "c19 h6 w11 o3 k5 p2",
+            "n2 c24 h8 w13 o12 k3 p1 g3",
+            "c8 h7 w33 o17 k5x1 p3,0,1,0",
+            "c12 h10 w9 o4 k3 p2 d2",
+            "c17 h5 w19 o30 k1",
+        ] {
+            for (accumulate, threads) in [(false, 1), (true, 3)] {
+                let spec: ConvSpec = text.parse().unwrap();
+                let numbers = |len: usize| {
+                    (0..len).map(|i| (i * 7919 % 1013) as f32 * 0.37 - 187.0).collect::<Vec<_>>()
+                };
+                let (input, bias) = (numbers(spec.input_len()), numbers(spec.out_channels()));
+                let options = PlanOptions { accumulate, threads, ..Default::default() };
+                let strips = Strips::pack::<S>(&spec, &numbers(spec.weights_len()), ORDER).unwrap();
+                let strips = Arc::new(strips);
+                let run = |body: Box<dyn Body>| {
+                    let mut scratch = AlignedBuffer::zeros(body.scratch_len()).unwrap();
+                    let mut output = numbers(spec.output_len());
+                    body.run(Io { input: &input, bias: Some(&bias), output: &mut output }, &mut scratch);
+                    output.into_iter().map(f32::to_bits).collect::<Vec<_>>()
+                };
+                let in_place = run(arrange(simd, &spec, &options, strips.clone()).unwrap());
+                assert!(in_place == run(arrange_bands(simd, &spec, &options, strips).unwrap()), "{spec}");
+            }
+        }
+    }
+
+    #[test]
+    fn planes_in_place_and_bands_agree() {
+        on_every_isa!(s => check(s));
+    }
 
     /// Unmasked lanes of a tap are those whose pixel is there, and the tap's offset leads to it.
     #[test]

@@ -13,7 +13,7 @@
 //!
 //! # Data layout
 //! A *band*, the padded input rows under some output rows, is copied to scratch memory in the order
-//! that the form reads, from either layout, so that no loop knows about edges. It stays in half the
+//! that the form reads, from either layout, so that its loops know no edges. It stays in half the
 //! level-2 cache. Without padding NHWC inputs are read in place; where masks are cheap, so are NCHW inputs with
 //! rows as long as those of the output.
 //!
@@ -21,6 +21,7 @@
 //! filters: band [row][column][channel],      weights [panel][r][s][channel][vectors · LANES]
 //! pixels:  band [channel][row][phase][column], weights [strip][channels / 8][r][s][channel][rows]
 //! ```
+//! (Few channels lie one after the other, each with its taps.)
 //!
 //! # Supports and refuses
 //! Everything, except paddings so large that one band would not fit memory sensibly.
@@ -45,7 +46,9 @@ use crate::error::ConvError;
 use crate::kernel::PlanOptions;
 use crate::packed::Packed;
 use crate::registry::Algorithm;
-use crate::simd::Simd;
+#[cfg(target_arch = "x86_64")]
+use crate::simd::{Avx2, Avx512};
+use crate::simd::{Isa, Simd, Wide};
 use crate::spec::{ConvSpec, Layout};
 
 /// Explicit SIMD without im2col.
@@ -113,6 +116,22 @@ fn lanes_are_pixels<S: Simd>(spec: &ConvSpec) -> bool {
     match spec.layout() {
         Layout::Nchw => pixels < filters + conversion,
         Layout::Nhwc => pixels + conversion < filters,
+    }
+}
+
+/// Whether a plan with this instruction set reads planes where they lie.
+pub(crate) fn reads_in_place(spec: &ConvSpec, isa: Isa) -> bool {
+    fn reads<S: Simd>(spec: &ConvSpec) -> bool {
+        lanes_are_pixels::<S>(spec) && inplace::pays::<S>(spec)
+    }
+    match isa {
+        Isa::Wide => reads::<Wide>(spec),
+        #[cfg(target_arch = "x86_64")]
+        Isa::Avx2 => reads::<Avx2>(spec),
+        #[cfg(target_arch = "x86_64")]
+        Isa::Avx512 => reads::<Avx512>(spec),
+        #[cfg(not(target_arch = "x86_64"))]
+        _ => false,
     }
 }
 

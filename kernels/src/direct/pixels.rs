@@ -51,7 +51,7 @@ struct Pixels<S> {
 }
 
 /// Steps as [`PixelTile`] asks for them.
-const ORDER: Order = Order::BlockRowColumnChannel;
+pub(super) const ORDER: Order = Order::BlockRowColumnChannel;
 
 /// For each step of the reduction the distance of its channel, kernel row and kernel column.
 pub(super) fn offsets<S: Simd>(
@@ -86,8 +86,19 @@ fn arrange<S: Simd>(
     strips: Arc<Strips>,
 ) -> Result<Box<dyn Body>, ConvError> {
     if inplace::pays::<S>(spec) {
-        return inplace::arrange(simd, spec, options, strips);
+        inplace::arrange(simd, spec, options, strips)
+    } else {
+        arrange_bands(simd, spec, options, strips)
     }
+}
+
+/// The body that reads bands.
+pub(super) fn arrange_bands<S: Simd>(
+    simd: S,
+    spec: &ConvSpec,
+    options: &PlanOptions,
+    strips: Arc<Strips>,
+) -> Result<Box<dyn Body>, ConvError> {
     let threads = parallel::worthwhile(options.threads, spec);
     let (_, tile_vectors) = pixel_tile_shape::<S>(spec.group_out_channels());
     let channels = spec.group_in_channels();

@@ -28,8 +28,8 @@ impl<S: Simd> Beside<S> for Nothing {
     unsafe fn step(&mut self, _: S) {}
 }
 
-/// Asks for the output of the tile, a line of it each step: row by row, vector by vector, and again where there
-/// are more steps.
+/// Asks for the output of the tile, a line of it each step: row by row, vector by vector, and where there are more
+/// steps on to the right, where outputs of the tiles that follow lie.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Asking {
     at: *const f32,
@@ -224,6 +224,8 @@ mod tests {
             // SAFETY: as above; nothing is touched beside.
             unsafe { beside_tile_fn::<S, _>(rows)(simd, &tile(&mut c), &mut asking) };
             assert_eq!(c, want, "{rows} rows");
+            let at = c.as_ptr().wrapping_add(planes % rows * S::NR + planes / rows * S::LANES);
+            assert_eq!((asking.at, asking.left), (at, rows - planes % rows), "{rows} rows");
             for (i, &value) in packed.iter().enumerate() {
                 let (panel, row, column) = (i / S::NR / planes, i / S::NR % planes, i % S::NR);
                 assert_eq!(value, from[row * plane + panel * S::NR + column], "{rows} rows, {i}");

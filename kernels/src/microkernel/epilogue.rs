@@ -93,7 +93,7 @@ pub(super) unsafe fn finish<S: Simd, const R: usize, const V: usize>(
             if places.is_multiple_of(4 * S::LANES) {
                 for (i, row) in acc.iter().enumerate() {
                     for (j, &sum) in row.iter().enumerate() {
-                        let value = simd.clamp(sum, lo, hi);
+                        let value = if limited { simd.clamp(sum, lo, hi) } else { sum };
                         // SAFETY: as below, and all these places are aligned.
                         unsafe { simd.stream(c[j].wrapping_add(i * c_row), value) };
                     }

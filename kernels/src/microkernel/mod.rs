@@ -291,6 +291,7 @@ mod tests {
     use std::any::type_name;
 
     use super::*;
+    use crate::buffer::AlignedBuffer;
     use crate::simd::on_every_isa;
 
     /// Every tile shape against plain sums, with column tails, both biases, accumulation and limits.
@@ -304,8 +305,10 @@ mod tests {
                 let b: Vec<f32> = (0..width * steps).map(|i| (i % 5) as f32 - 2.0).collect();
                 let bias: Vec<f32> = (0..width.max(rows)).map(|i| i as f32).collect();
                 for (columns, mode) in [(width, 0), (width, 1), (width - 1, 2), (1, 1)] {
-                    let c_row = columns + 3;
-                    let mut c = vec![10.0; rows * c_row];
+                    // Some stream: rows of whole vectors, on a line.
+                    let c_row = if mode == 1 { columns + width } else { columns + 3 };
+                    let mut c = AlignedBuffer::zeros(rows * c_row).unwrap();
+                    c.fill(10.0);
                     let epilogue = Epilogue {
                         bias: match mode {
                             0 => Bias::None,

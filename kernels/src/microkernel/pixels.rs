@@ -52,7 +52,8 @@ const MOST_VECTORS: usize = 8;
 ///
 /// # Safety
 /// With R rows and V vectors, which are all there: `a` is valid for reads of `R` f32s at every step; the pixels of
-/// every vector and step are valid for reads in all lanes, or those of the tap's mask; `c + v.c` is valid for writes
+/// every vector and step are valid for reads in all lanes, or those of the tap's mask; with masks there are offsets for
+/// each channel and tap, and from every vector's first as many masks as taps; `c + v.c` is valid for writes
 /// (and reads, when accumulating) of `v.lanes <= LANES` f32s in each of `R` rows; the bias is of rows, with R values.
 pub(crate) type PixelTileFn<S> = unsafe fn(S, &PixelTile<'_, S>);
 
@@ -139,6 +140,8 @@ unsafe fn pixel_body<S: Simd, const R: usize, const V: usize, const MASKED: bool
     } else {
         let (mut channels, most) = (tile.channels, channel_block::<S>(tile.channels));
         let taps = tile.offsets.len() / channels.max(1);
+        debug_assert_eq!(tile.offsets.len(), channels * taps);
+        debug_assert!(vectors.iter().all(|vector| vector.masks as usize + taps <= tile.masks.len()));
         let mut offset = tile.offsets.as_ptr();
         while channels > 0 {
             let block = channels.min(most);

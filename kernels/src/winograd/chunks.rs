@@ -100,7 +100,7 @@ pub(super) fn chunks<V: Variant>(spec: &ConvSpec, machine: Machine) -> Chunks {
     // 60 % of the level-2 cache; of many tiles, whole register tiles of the longest kind.
     let near = (caches.l2 / 10 * 6 / (4 * elements * v_tile)).max(14);
     let near = match spec.layout() {
-        // A whole row of planes is read and written better than parts of it: then 75 %.
+        // A whole row of planes is read and written better than parts of it: then a quarter more.
         Layout::Nchw if (near + 1..=near / 4 * 5).contains(&columns) => columns,
         _ if near < 28 => near,
         _ => near / 14 * 14,
