@@ -243,3 +243,26 @@ fn cost<V: Variant>(spec: &ConvSpec, machine: Machine) -> f64 {
     let transforms = lanes * tiles * (elements * (whole[0] + whole[1]) + planes);
     products.max(chunks::chunks::<V>(spec, machine).streaming) + transforms
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// On machines of every make, so that what is chosen here does not decide.
+    #[test]
+    fn larger_tiles_need_relaxed_accuracy() {
+        let spec: ConvSpec = "c64 h56 w56 o64 k3 p1".parse().unwrap();
+        let xeon = CacheSizes { l1d: 48 << 10, l2: 2 << 20, l3: 32 << 20 };
+        let zen4 = CacheSizes { l1d: 32 << 10, l2: 1 << 20, l3: 32 << 20 };
+        for (isa, family, caches) in
+            [(Isa::Avx512, None, xeon), (Isa::Avx512, Some(25), zen4), (Isa::Avx2, Some(25), zen4)]
+        {
+            let (lanes, panel) = (isa.lanes(), isa.columns());
+            let machine = Machine { lanes, panel, rates: Rates::of(lanes, family), caches };
+            let name = |accuracy| fastest(&spec, accuracy, machine).map(|(choice, _)| choice.name);
+            assert_eq!(name(Accuracy::Strict), None);
+            assert_eq!(name(Accuracy::Standard), Some("winograd-f4"), "{isa} {family:?}");
+            assert_eq!(name(Accuracy::Relaxed), Some("winograd-f6"), "{isa} {family:?}");
+        }
+    }
+}
