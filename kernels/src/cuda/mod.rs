@@ -4,6 +4,7 @@ pub(crate) mod pack;
 pub(crate) mod params;
 pub(crate) mod schedule;
 pub(crate) mod source;
+pub(crate) mod tiling;
 pub(crate) mod variant;
 
 #[doc(hidden)]
