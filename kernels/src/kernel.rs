@@ -324,6 +324,18 @@ pub enum ErrorModel {
         /// The matrices.
         transform: &'static WinogradTransform,
     },
+    /// As [`Sum`](Self::Sum), but the products are of operands that were rounded or split, and summed by
+    /// hardware that truncates: |ŷ − y| ≤ `k`·u·(Σ|w||x| + |bias| + |previous output|), and integer data
+    /// need not give the exact result.
+    ///
+    /// An operand too small for the format that it is rounded to loses up to `operand` whatever its size: add
+    /// `operand`·Σ(|w| + |x|), and `k`·2⁻¹⁴⁹ as for sums.
+    Rounded {
+        /// The factor k.
+        k: f64,
+        /// What small operands lose.
+        operand: f64,
+    },
 }
 
 /// The matrices of a Winograd algorithm F(m×m, r×r) with tiles of (m+r−1)×(m+r−1): the output tile

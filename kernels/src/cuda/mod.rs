@@ -1,5 +1,6 @@
 //! Convolutions on NVIDIA GPUs.
 
+pub(crate) mod depthwise;
 pub(crate) mod pack;
 pub(crate) mod params;
 pub(crate) mod schedule;

@@ -79,6 +79,22 @@ fn fragment(layout: Layout, pitch: usize, filter: usize, step: usize) -> usize {
 
 /// Weights (OIHW) as `method` reads them.
 pub(super) fn weights(method: Method, spec: &ConvSpec, weights: &[f32]) -> Result<Vec<f32>, ConvError> {
+    match method {
+        Method::Depthwise => depthwise(spec, weights),
+        _ => tiles(method, spec, weights),
+    }
+}
+
+/// Channels side by side for each part of the kernel.
+fn depthwise(spec: &ConvSpec, weights: &[f32]) -> Result<Vec<f32>, ConvError> {
+    let (channels, taps) = (spec.out_channels(), spec.kernel()[0] * spec.kernel()[1]);
+    let mut packed = buffer::try_vec(weights.len())?;
+    packed.extend((0..taps).flat_map(|tap| (0..channels).map(move |channel| weights[channel * taps + tap])));
+    Ok(packed)
+}
+
+/// Rows of steps, or of fragments.
+fn tiles(method: Method, spec: &ConvSpec, weights: &[f32]) -> Result<Vec<f32>, ConvError> {
     let (pitch, rows) = shape(method, spec);
     let (real, _) = steps(spec);
     let (filters, taps) = (spec.group_out_channels(), spec.kernel()[0] * spec.kernel()[1]);

@@ -1,6 +1,6 @@
 //! What runs on the device for a convolution: plain data, made without a device.
 
-use super::pack;
+use super::{depthwise, pack};
 use super::params::Params;
 use super::tiling;
 use super::variant::{STEPS, Window};
@@ -76,9 +76,48 @@ impl Method {
         }
     }
 
+    /// The bound of the rounding errors.
+    ///
+    /// A tensor core adds 8 products to a sum by aligning all of them to the largest and truncating, each of
+    /// the 9 and their sum by less than 2⁻²³ = 2u of the largest: 20u, by Fasi et al., "Numerical behavior of
+    /// NVIDIA tensor cores" (2021), for which no vendor vouches. That is 2.5u for each step, a little more for what
+    /// rounded operands exceed the given ones.
+    fn error_model(self, spec: &ConvSpec) -> ErrorModel {
+        let steps = pack::steps(spec).1 as f64;
+        // One for the bias, one for the previous output, one for the parts.
+        let ends = 3.0;
+        match self {
+            Method::Auto | Method::Fp32 | Method::Depthwise => ErrorModel::sum(spec),
+            // Six products of 8 steps are truncated; the sums of tiles are added in f32. Splitting leaves out
+            // 8u of a product: 4u for small·small, 2u for the last place of each operand.
+            Method::Tf32x3 => ErrorModel::Rounded {
+                k: 6.0 * 20.5 + 8.0 + steps / STEPS as f64 + ends,
+                operand: 2f64.powi(-135),
+            },
+            // 2 · 2⁻¹¹ + 2⁻²² of a product.
+            Method::Tf32 => ErrorModel::Rounded { k: 16388.0 + 2.6 * steps + ends, operand: 2f64.powi(-136) },
+            // 2 · 2⁻⁸ + 2⁻¹⁶ of a product.
+            Method::Bf16 => {
+                ErrorModel::Rounded { k: 131328.0 + 2.6 * steps + ends, operand: 2f64.powi(-133) }
+            }
+            Method::Winograd => ErrorModel::sum(spec),
+        }
+    }
+
     /// Whether the method covers a convolution; if not, what of it is not supported.
     pub(crate) fn supports(self, spec: &ConvSpec) -> Result<(), String> {
-        check_sizes(self, spec)
+        let [kh, kw] = spec.kernel();
+        match self {
+            Method::Tf32x3 | Method::Tf32 | Method::Bf16 if window_of(spec) == Window::Wide => {
+                return Err(format!("kernel {kh}x{kw} (needs at most 16x15)"));
+            }
+            Method::Depthwise if !spec.is_depthwise() => {
+                let (groups, channels) = (spec.groups(), spec.in_channels());
+                return Err(format!("{groups} groups of {channels} channels (needs a channel in each)"));
+            }
+            _ => {}
+        }
+        check_sizes(spec)
     }
 }
 
@@ -86,8 +125,7 @@ impl Method {
 const MOST: usize = i32::MAX as usize;
 
 /// Whether everything that a kernel counts fits 32 bits.
-fn check_sizes(method: Method, spec: &ConvSpec) -> Result<(), String> {
-    let _ = method;
+fn check_sizes(spec: &ConvSpec) -> Result<(), String> {
     let at_most = |what: &str, size: Option<usize>, most: usize| match size {
         Some(size) if size <= most => Ok(()),
         Some(size) => Err(format!("{what} of {size} (at most {most})")),
@@ -149,16 +187,23 @@ pub(crate) fn resized(
         named => named,
     };
     let params = params(settled, spec, options);
-    let tiling =
-        tiling::best(settled, spec, &params, limits).ok_or_else(|| unsupported(tiling::missing(limits)))?;
-    let (launches, scratch_len) = tiling.launches(params);
+    let (launches, scratch_len) = match settled {
+        Method::Depthwise => (vec![depthwise::launch(spec, params)], 0),
+        _ => tiling::best(settled, spec, &params, limits)
+            .ok_or_else(|| unsupported(tiling::missing(limits)))?
+            .launches(params),
+    };
+    let offsets = match settled {
+        Method::Depthwise => Vec::new(),
+        _ => pack::offsets(spec, window_of(spec))?,
+    };
     Ok(Schedule {
         method: settled,
         launches,
         weights: Vec::new(),
-        offsets: pack::offsets(spec, window_of(spec))?,
+        offsets,
         scratch_len,
-        error_model: ErrorModel::sum(spec),
+        error_model: settled.error_model(spec),
         flops: spec.flops(),
     })
 }

@@ -1,5 +1,6 @@
 //! The device code as one translation unit, with only the instances that are wanted.
 
+use super::depthwise::INSTANCES;
 use super::variant::{Function, OTHERS, VARIANTS};
 
 /// The headers, in the order in which they need each other.
@@ -10,6 +11,7 @@ const HEADERS: &[&str] = &[
     include_str!("device/epilogue.cuh"),
     include_str!("device/simt.cuh"),
     include_str!("device/mma.cuh"),
+    include_str!("device/depthwise.cuh"),
     include_str!("device/reduce.cuh"),
 ];
 
@@ -18,7 +20,8 @@ pub(crate) fn source(functions: &[&str]) -> String {
     let mut text: String = HEADERS.concat();
     let tiles = VARIANTS.iter().map(|variant| (variant.function, variant.instance));
     let others = OTHERS.iter().map(|(function, instance)| (function.name, *instance));
-    for (_, instance) in tiles.chain(others).filter(|(name, _)| functions.contains(name)) {
+    let depthwise = INSTANCES.iter().map(|instance| (instance.function.name, instance.line));
+    for (_, instance) in tiles.chain(others).chain(depthwise).filter(|(name, _)| functions.contains(name)) {
         text.push_str(instance);
     }
     text
@@ -32,7 +35,8 @@ pub fn functions() -> Vec<Function> {
         threads: variant.threads,
         shared_bytes: variant.shared_bytes,
     });
-    tiles.chain(OTHERS.iter().map(|(function, _)| *function)).collect()
+    let others = OTHERS.iter().map(|(function, _)| *function);
+    tiles.chain(others).chain(INSTANCES.iter().map(|instance| instance.function)).collect()
 }
 
 /// CUDA C++ with these functions, and an `extern "C"` entry point for each.
