@@ -7,6 +7,7 @@ pub(crate) mod schedule;
 pub(crate) mod source;
 pub(crate) mod tiling;
 pub(crate) mod variant;
+pub(crate) mod winograd;
 
 #[doc(hidden)]
 pub use source::{functions, source_of};

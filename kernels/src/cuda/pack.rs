@@ -5,6 +5,7 @@
 
 use super::schedule::Method;
 use super::variant::{STEPS, Window};
+use super::winograd;
 use crate::buffer;
 use crate::error::ConvError;
 use crate::spec::{ConvSpec, Layout};
@@ -59,6 +60,7 @@ pub(super) fn input_distances(spec: &ConvSpec) -> [usize; 3] {
 pub(super) fn shape(method: Method, spec: &ConvSpec) -> (usize, usize) {
     let (filters, steps) = (spec.group_out_channels(), steps(spec).1);
     match method {
+        Method::Winograd => winograd::shape(spec),
         // Rows of 8 steps in fragments of 16 filters.
         Method::Tf32x3 | Method::Tf32 | Method::Bf16 => (8 * filters.next_multiple_of(16), steps / 8),
         // A row is a step; a multiple of 4 filters for copies of 16 bytes.
@@ -81,6 +83,7 @@ fn fragment(layout: Layout, pitch: usize, filter: usize, step: usize) -> usize {
 pub(super) fn weights(method: Method, spec: &ConvSpec, weights: &[f32]) -> Result<Vec<f32>, ConvError> {
     match method {
         Method::Depthwise => depthwise(spec, weights),
+        Method::Winograd => winograd::weights(spec, weights),
         _ => tiles(method, spec, weights),
     }
 }

@@ -36,18 +36,16 @@ pub(crate) struct Tiling {
     pub(crate) splits: usize,
 }
 
-/// The tiling that should take least time, if the device can run any.
-pub(crate) fn best(method: Method, spec: &ConvSpec, params: &Params, limits: &Limits) -> Option<Tiling> {
+/// The tiling that should take least time, and that in multiply-adds, if the device can run any.
+pub(crate) fn best(
+    method: Method,
+    spec: &ConvSpec,
+    params: &Params,
+    limits: &Limits,
+) -> Option<(f64, Tiling)> {
     all(method, spec, limits)
         .map(|tiling| (tiling.cost(params, limits), tiling))
         .min_by(|(a, _), (b, _)| a.total_cmp(b))
-        .map(|(_, tiling)| tiling)
-}
-
-/// Why the device can run none.
-pub(super) fn missing(limits: &Limits) -> String {
-    let (major, minor) = limits.compute_capability;
-    format!("compute capability {major}.{minor} with {} bytes of shared memory a block", limits.shared_bytes)
 }
 
 /// Every tiling of a convolution that the device can run.
