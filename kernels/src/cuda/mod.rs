@@ -65,6 +65,7 @@ pub(crate) mod params;
 mod plan;
 pub(crate) mod schedule;
 pub(crate) mod source;
+pub(crate) mod tiling;
 pub(crate) mod variant;
 
 pub use cudarc;
