@@ -87,9 +87,8 @@ void barriers() {
         out[threadIdx.x] = sum / 3;
     }, reversed);
     expect("a barrier that some do not reach", emulator::LaunchFailed, "deadlock", 64, 0, [] {
-        if (threadIdx.x < 32) __syncthreads();
-        else if (threadIdx.x < 63) __syncwarp();
-        else __syncthreads();
+        if (threadIdx.x <= 32) __syncthreads();
+        else __syncwarp();
     });
     expect("two barriers in two branches", emulator::LaunchFailed, "at the barrier of line", 64, 0, [] {
         if (threadIdx.x < 32) {
