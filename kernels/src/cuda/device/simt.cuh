@@ -12,7 +12,7 @@
 template <Layout LAYOUT, int WIDTH, int BM, int BN, int TM, int TN, int STAGES, class Window>
 CONV_INLINE void simt(CONV_ARGUMENTS) {
     constexpr int THREADS = (BM / TM) * (BN / TN);
-    constexpr int LANES_F = LAYOUT == NCHW ? 4 : 8, LANES_P = 32 / LANES_F;
+    constexpr int LANES_F = LAYOUT == NCHW || BM < 32 ? 4 : 8, LANES_P = 32 / LANES_F;
     constexpr int WARP_F = LANES_F * TM, WARP_P = LANES_P * TN;
     static_assert(BM % WARP_F == 0 && BN % WARP_P == 0 && TM % 4 == 0 && TN % 4 == 0, "whole warps");
     typedef WeightCopies<STEPS, BM, THREADS, STAGES> Weights;
@@ -65,16 +65,24 @@ CONV_INLINE void simt(CONV_ARGUMENTS) {
                 add(w, x);
             }
         } else {
+            // As many steps of a row at once as registers hold.
+            constexpr int DEEP = TM * TN < 64 ? 4 : 2;
 #pragma unroll
-            for (int k = 0; k < STEPS; k += 4) {
-                float x[4][TN];
+            for (int k = 0; k < STEPS; k += DEEP) {
+                float x[DEEP][TN];
 #pragma unroll
                 for (int j = 0; j < TN; j++) {
-                    const float4 v = *(const float4 *)(b + (first_p + j * LANES_P) * Pixels::PITCH + k);
-                    x[0][j] = v.x, x[1][j] = v.y, x[2][j] = v.z, x[3][j] = v.w;
+                    const float *row = b + (first_p + j * LANES_P) * Pixels::PITCH + k;
+                    if constexpr (DEEP == 4) {
+                        const float4 v = *(const float4 *)row;
+                        x[0][j] = v.x, x[1][j] = v.y, x[2][j] = v.z, x[3][j] = v.w;
+                    } else {
+                        const float2 v = *(const float2 *)row;
+                        x[0][j] = v.x, x[1][j] = v.y;
+                    }
                 }
 #pragma unroll
-                for (int l = 0; l < 4; l++) {
+                for (int l = 0; l < DEEP; l++) {
                     float w[TM];
                     read_weights(w, a + (k + l) * BM);
                     add(w, x[l]);
