@@ -146,9 +146,6 @@ fn units() -> Vec<(String, String)> {
         let names: Vec<&str> = chunk.iter().map(|function| function.name).collect();
         let mut text = String::from("#include \"emulator.h\"\n");
         text.push_str(&planted(&source_of(&names)));
-        for function in chunk {
-            text.push_str(&format!("CONV_EMULATED_KERNEL({}, {})\n", function.name, function.threads));
-        }
         (format!("kernels-{index}"), text)
     };
     all.chunks(FUNCTIONS).enumerate().map(unit).collect()
