@@ -198,7 +198,8 @@ fn build(compiler: &str, version: &str) -> PathBuf {
         run(Command::new(compiler).current_dir(&work).args(flags).args(objects).args(["-o", out]));
     };
     let cuda = objects(|name| name == "driver" || name.starts_with("kernels-"));
-    link("libcuda.so.1", &["-shared", "-Wl,-soname,libcuda.so.1"], &cuda);
+    // cudarc looks for this name first: where a driver is installed, another would find that one.
+    link("libcuda.so.1", &["-shared", "-Wl,-soname,libcuda.so"], &cuda);
     link("libnvrtc.so.13", &["-shared", "-Wl,-soname,libnvrtc.so.13"], &objects(|name| name == "nvrtc"));
     link("emulator-test", &[], &objects(|name| name == "emulator_test"));
     for object in objects(|_| true) {

@@ -85,5 +85,5 @@ use crate::error::Unavailable;
 /// # Errors
 /// The reason why not.
 pub fn availability() -> Result<(), Unavailable> {
-    device::requirements(0).map(|_| ())
+    device::usable(0).map(|_| ())
 }
