@@ -128,6 +128,8 @@ mod band;
 mod buffer;
 mod cache;
 mod cpu;
+#[cfg(feature = "cuda")]
+pub mod cuda;
 #[cfg(feature = "depthwise")]
 mod depthwise;
 #[cfg(feature = "direct")]

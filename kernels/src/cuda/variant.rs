@@ -1,0 +1,128 @@
+//! The table of device functions: each row is an instance of a kernel template.
+//!
+//! A tile is filters × pixels. Which one is taken for a convolution is the choice of
+//! [`schedule`](super::schedule).
+
+use super::schedule::Method;
+use crate::spec::Layout;
+
+/// Steps of the reduction in a tile: `STEPS` of `device/tiles.cuh`.
+pub(crate) const STEPS: usize = 16;
+
+/// How a kernel knows which parts of a window lie inside the image; see `device/tiles.cuh`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Window {
+    /// A bit for each row and column: kernels of up to 16 × 15.
+    Masked,
+    /// Coordinates.
+    Wide,
+}
+
+/// A device function that multiplies tiles.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Variant {
+    pub(crate) function: &'static str,
+    /// The line of C++ that makes it from its template.
+    pub(crate) instance: &'static str,
+    pub(crate) method: Method,
+    pub(crate) layout: Layout,
+    /// Floats fetched at once; 4 need groups of a multiple of 4 channels.
+    pub(crate) width: usize,
+    pub(crate) window: Window,
+    /// Filters and pixels of a tile.
+    pub(crate) tile: [usize; 2],
+    pub(crate) threads: u32,
+    pub(crate) shared_bytes: u32,
+    /// The oldest compute capability that runs it.
+    pub(crate) capability: (u32, u32),
+    /// Multiply-adds of a multiprocessor with enough such blocks, in units of what its CUDA cores do at most.
+    pub(crate) efficiency: f64,
+}
+
+/// f32s of a tile of pixels, see `PixelCopies` in `device/tiles.cuh`.
+const fn pixel_floats(layout: Layout, pixels: usize, padding: usize) -> usize {
+    match layout {
+        Layout::Nchw => STEPS * (pixels + padding),
+        Layout::Nhwc => pixels * (STEPS + 4),
+    }
+}
+
+macro_rules! layout {
+    (NCHW) => {
+        Layout::Nchw
+    };
+    (NHWC) => {
+        Layout::Nhwc
+    };
+}
+
+/// A row for `CONV_SIMT`, with its arguments in the same order; then the efficiency.
+macro_rules! simt {
+    ($name:ident, $layout:ident, $width:literal, $bm:literal, $bn:literal, $tm:literal, $tn:literal,
+     $stages:literal, $window:ident, $blocks:literal; $efficiency:literal) => {
+        Variant {
+            function: stringify!($name),
+            instance: concat!(
+                "CONV_SIMT(",
+                stringify!($name),
+                ", ",
+                stringify!($layout),
+                ", ",
+                $width,
+                ", ",
+                $bm,
+                ", ",
+                $bn,
+                ", ",
+                $tm,
+                ", ",
+                $tn,
+                ", ",
+                $stages,
+                ", ",
+                stringify!($window),
+                "Window, ",
+                $blocks,
+                ")\n"
+            ),
+            method: Method::Fp32,
+            layout: layout!($layout),
+            width: $width,
+            window: Window::$window,
+            tile: [$bm, $bn],
+            threads: $bm / $tm * ($bn / $tn),
+            shared_bytes: (4 * $stages * (STEPS * $bm + pixel_floats(layout!($layout), $bn, 0))) as u32,
+            capability: if $stages == 2 { (7, 5) } else { (8, 0) },
+            efficiency: $efficiency,
+        }
+    };
+}
+
+/// Every function that multiplies tiles.
+#[rustfmt::skip]
+pub(crate) static VARIANTS: &[Variant] = &[
+    simt!(conv_fp32_nchw_128x128, NCHW, 1, 128, 128, 8, 8, 3, Masked, 2; 0.8),
+    simt!(conv_fp32_nchw_64x64, NCHW, 1, 64, 64, 8, 4, 3, Masked, 4; 0.65),
+    simt!(conv_fp32_nhwc4_128x128, NHWC, 4, 128, 128, 8, 8, 3, Masked, 2; 0.8),
+    simt!(conv_fp32_nhwc4_64x64, NHWC, 4, 64, 64, 4, 8, 3, Masked, 4; 0.65),
+    simt!(conv_fp32_nhwc_64x64, NHWC, 1, 64, 64, 4, 8, 3, Masked, 4; 0.6),
+];
+
+/// A device function, for tools and tests that compile or launch it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Function {
+    /// Its name, without mangling.
+    pub name: &'static str,
+    /// The oldest compute capability that runs it.
+    pub compute_capability: (u32, u32),
+    /// Threads of a block.
+    pub threads: u32,
+    /// Bytes of dynamic shared memory of a block.
+    pub shared_bytes: u32,
+}
+
+/// Functions that do not multiply tiles, with the lines that make them.
+pub(crate) static OTHERS: &[(Function, &str)] = &[(
+    Function { name: "conv_reduce", compute_capability: (7, 5), threads: 256, shared_bytes: 0 },
+    "CONV_REDUCE(conv_reduce)\n",
+)];
