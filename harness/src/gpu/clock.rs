@@ -4,11 +4,11 @@ use std::ffi::c_int;
 use std::sync::{Arc, LazyLock, Mutex, PoisonError};
 use std::time::Duration;
 
-use kernels::cuda::Device;
 use cudarc::driver::sys::{
     CUdevice_attribute, CUevent, CUevent_flags, CUgraphInstantiate_flags, CUresult, CUstreamCaptureMode,
 };
 use cudarc::driver::{CudaEvent, CudaGraph, CudaSlice, CudaStream, DriverError};
+use kernels::cuda::Device;
 
 use crate::engine::Refusal;
 use crate::gpu::Description;
@@ -160,7 +160,8 @@ pub(super) fn devices() -> Result<Vec<Description>, String> {
     let first = Gpu::get()?;
     let describe = |device: &Device| {
         let (major, minor) = device.compute_capability();
-        let l2 = device.context().attribute(CUdevice_attribute::CU_DEVICE_ATTRIBUTE_L2_CACHE_SIZE).unwrap_or(0);
+        let l2 =
+            device.context().attribute(CUdevice_attribute::CU_DEVICE_ATTRIBUTE_L2_CACHE_SIZE).unwrap_or(0);
         let version = |(major, minor): (u32, u32)| format!("{major}.{minor}");
         Description {
             name: device.name().to_owned(),

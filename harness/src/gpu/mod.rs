@@ -18,9 +18,12 @@ mod resident;
 #[cfg(feature = "cuda")]
 mod roofs;
 
+use std::time::Duration;
+
 use serde::Serialize;
 
-use crate::limits::{Roof, Traffic};
+use crate::limits::{Roof, Traffic, fastest};
+use crate::pinning::Pool;
 use crate::record::{Precision, Record};
 
 #[cfg(feature = "cuda")]
@@ -111,7 +114,8 @@ pub struct Description {
 
 impl std::fmt::Display for Description {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let Description { name, compute_capability: [major, minor], multiprocessors, driver, nvrtc, .. } = self;
+        let Description { name, compute_capability: [major, minor], multiprocessors, driver, nvrtc, .. } =
+            self;
         write!(
             f,
             "{name}, compute capability {major}.{minor}, {multiprocessors} multiprocessors, CUDA {driver}, NVRTC \
@@ -181,6 +185,43 @@ pub fn level_of(bytes: u64) -> Result<Level, String> {
     return Gpu::get().map(|gpu| roofs::level_of(gpu, bytes));
     #[cfg(not(feature = "cuda"))]
     Err(format!("{bytes} bytes: {WITHOUT}"))
+}
+
+/// A roof of the GPU, or why it was not measured.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct GpuRoof {
+    /// What it is of, as `fp32 peak` or `GPU L2 read`.
+    pub name: String,
+    /// What it is counted in: `GFLOP/s` or `GB/s` (10⁹ bytes).
+    pub unit: &'static str,
+    /// How much of that was measured.
+    pub rate: Option<f64>,
+    /// Why nothing was.
+    pub reason: Option<String>,
+}
+
+/// Time for each of the GPU's roofs.
+const ROOF_TIME: Duration = Duration::from_millis(40);
+
+/// All roofs of the GPU that kernels run on: the fastest of short runs.
+pub fn roofs(pool: &Pool) -> Vec<GpuRoof> {
+    let measured = |name: String, unit, roof: Result<Box<dyn Roof>, String>| {
+        let rate = roof.map(|roof| fastest(roof.as_ref(), pool, ROOF_TIME, Duration::from_millis(2)));
+        let (rate, reason) = match rate {
+            Ok(rate) if rate > 0.0 => (Some(rate), None),
+            Ok(_) => (None, Some("it fails when it is timed".to_owned())),
+            Err(reason) => (None, Some(reason)),
+        };
+        GpuRoof { name, unit, rate, reason }
+    };
+    let peaks = Unit::ALL.map(|unit| measured(format!("{} peak", unit.name()), "GFLOP/s", peak(unit)));
+    let traffics = [(Traffic::Read, "read"), (Traffic::Write, "write"), (Traffic::Copy, "copy")];
+    let streams = levels().into_iter().flatten().flat_map(|level| {
+        traffics
+            .map(|(traffic, word)| measured(format!("{} {word}", level.name), "GB/s", stream(traffic, level)))
+    });
+    let peaks = peaks.into_iter();
+    peaks.chain(streams).collect()
 }
 
 #[cfg(test)]

@@ -61,8 +61,8 @@ mod plan {
     use std::rc::Rc;
     use std::time::{Duration, Instant};
 
-    use kernels::cuda::DevicePlan;
     use cudarc::driver::CudaSlice;
+    use kernels::cuda::DevicePlan;
     use kernels::{ConvSpec, PlanOptions};
 
     use super::Resident;

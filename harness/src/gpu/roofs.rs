@@ -128,7 +128,8 @@ pub(super) fn stream(traffic: Traffic, level: Level) -> Result<Box<dyn Roof>, St
     let vectors = u32::try_from(bytes / 16).unwrap_or(u32::MAX / 2);
     let len = |touched: bool| if touched { 4 * vectors as usize } else { 4 * THREADS as usize };
     let buffers = [gpu.zeros(len(traffic != Traffic::Write))?, gpu.zeros(len(traffic != Traffic::Read))?];
-    let stream = Stream { gpu, function: function(gpu, name)?, traffic, buffers: Mutex::new(buffers), vectors };
+    let stream =
+        Stream { gpu, function: function(gpu, name)?, traffic, buffers: Mutex::new(buffers), vectors };
     gpu.time(|| stream.enqueue())?;
     Ok(Box::new(stream))
 }
@@ -137,7 +138,8 @@ impl Stream {
     fn enqueue(&self) -> Result<(), Failure> {
         let mut buffers = self.buffers.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         let [from, to] = &mut *buffers;
-        let blocks = (self.gpu.device().multiprocessors() * BLOCKS).min(self.vectors.div_ceil(THREADS)).max(1);
+        let blocks =
+            (self.gpu.device().multiprocessors() * BLOCKS).min(self.vectors.div_ceil(THREADS)).max(1);
         let mut launch = self.gpu.stream().launch_builder(&self.function);
         launch.arg(&*from).arg(to).arg(&self.vectors);
         // SAFETY: the arguments are the function's; each buffer holds as many vectors as it touches of it.
@@ -165,7 +167,7 @@ fn config(blocks: u32) -> LaunchConfig {
 }
 
 fn function(gpu: &Gpu, name: &'static str) -> Result<CudaFunction, String> {
-    gpu.device().load(name, SOURCE).map_err(|error| error.to_string())
+    gpu.device().load_source(name, SOURCE).map_err(|error| error.to_string())
 }
 
 /// Bytes of the level-2 cache; those of a small GPU where the driver does not say.

@@ -56,7 +56,8 @@ type Window = Descriptor<sys::cudnnConvolutionDescriptor_t>;
 
 /// A number that cuDNN takes as an `int`.
 fn int(n: usize) -> Result<c_int, Failure> {
-    c_int::try_from(n).map_err(|_| Failure::Other(format!("cuDNN counts to {} at most: {n} is too much", c_int::MAX)))
+    c_int::try_from(n)
+        .map_err(|_| Failure::Other(format!("cuDNN counts to {} at most: {n} is too much", c_int::MAX)))
 }
 
 fn ints(extents: [usize; 4]) -> Result<[c_int; 4], Failure> {
@@ -100,7 +101,8 @@ fn window(spec: &ConvSpec, math: sys::cudnnMathType_t) -> Result<Window, Failure
     let (dy, dx, groups) = (int(dy)?, int(dx)?, int(spec.groups())?);
     let mode = sys::cudnnConvolutionMode_t::CUDNN_CROSS_CORRELATION;
     // SAFETY: the descriptor is alive, here and below.
-    unsafe { result::set_convolution2d_descriptor(raw, top, left, sy, sx, dy, dx, mode, FLOAT) }.map_err(failure)?;
+    unsafe { result::set_convolution2d_descriptor(raw, top, left, sy, sx, dy, dx, mode, FLOAT) }
+        .map_err(failure)?;
     // SAFETY: as above.
     unsafe { result::set_convolution_group_count(raw, groups) }.map_err(failure)?;
     // SAFETY: as above.
@@ -187,7 +189,13 @@ impl Convolution {
             other,
         };
         if let Some(other) = &mut convolution.other {
-            convert(gpu, handle, [&other.spec.input, &convolution.sides.input], &buffers.input, &mut other.input)?;
+            convert(
+                gpu,
+                handle,
+                [&other.spec.input, &convolution.sides.input],
+                &buffers.input,
+                &mut other.input,
+            )?;
             gpu.stream().synchronize()?;
         }
         convolution.find(asked)?;
@@ -199,13 +207,11 @@ impl Convolution {
         let all = self.gpu.zeros(WORKSPACE / 4)?;
         let performances = self.performances(&all)?;
         let allowed = |math| match asked {
-            sys::cudnnMathType_t::CUDNN_FMA_MATH => {
-                !matches!(
-                    math,
-                    sys::cudnnMathType_t::CUDNN_TENSOR_OP_MATH
-                        | sys::cudnnMathType_t::CUDNN_TENSOR_OP_MATH_ALLOW_CONVERSION
-                )
-            }
+            sys::cudnnMathType_t::CUDNN_FMA_MATH => !matches!(
+                math,
+                sys::cudnnMathType_t::CUDNN_TENSOR_OP_MATH
+                    | sys::cudnnMathType_t::CUDNN_TENSOR_OP_MATH_ALLOW_CONVERSION
+            ),
             _ => true,
         };
         let best = performances
@@ -266,7 +272,11 @@ impl Convolution {
     }
 
     /// Enqueues a run from some input with some weights.
-    fn forward(&mut self, input: Option<&CudaSlice<f32>>, weights: Option<&CudaSlice<f32>>) -> Result<(), Failure> {
+    fn forward(
+        &mut self,
+        input: Option<&CudaSlice<f32>>,
+        weights: Option<&CudaSlice<f32>>,
+    ) -> Result<(), Failure> {
         let (one, zero) = (1.0f32, 0.0f32);
         let stream = self.gpu.stream();
         let mut shared = self.buffers.output.borrow_mut();
@@ -412,7 +422,15 @@ fn convert(
     let (one, zero) = ((&raw const one).cast(), (&raw const zero).cast());
     // SAFETY: handle and descriptors are alive, and the buffers are as long as these say.
     unsafe {
-        sys::cudnnTransformTensor(handle.raw, one, from.raw, x as *const c_void, zero, to.raw, y as *mut c_void)
+        sys::cudnnTransformTensor(
+            handle.raw,
+            one,
+            from.raw,
+            x as *const c_void,
+            zero,
+            to.raw,
+            y as *mut c_void,
+        )
     }
     .result()
     .map_err(failure)

@@ -50,7 +50,9 @@ impl Library {
     pub(super) fn of_file(path: &Path) -> Result<Self, String> {
         let named = |error: String| format!("{}: {error}", path.display());
         if path.is_dir() {
-            return Err(named("is a folder, but must be cuDNN's shared library, as libcudnn.so.9".to_owned()));
+            return Err(named(
+                "is a folder, but must be cuDNN's shared library, as libcudnn.so.9".to_owned(),
+            ));
         }
         // The loader would look for a bare name elsewhere.
         let whole = std::fs::canonicalize(path).map_err(|error| named(error.to_string()))?;
@@ -90,7 +92,8 @@ impl Library {
         };
         let version = version.map_err(|error| error.to_string())?;
         // Since 9 the major number has two digits more.
-        let (major, rest) = if version >= 90_000 { (version / 10_000, version % 10_000) } else { (version / 1000, 0) };
+        let (major, rest) =
+            if version >= 90_000 { (version / 10_000, version % 10_000) } else { (version / 1000, 0) };
         if major != 9 {
             return Err(format!("cuDNN {major} has another interface than 9, which is known here"));
         }

@@ -146,10 +146,11 @@ fn fastest(
     let mut best: Option<(Duration, Convolution)> = None;
     let mut refusal = None;
     for layout in [Layout::Nchw, Layout::Nhwc] {
-        let tried = Convolution::new(gpu, handle, spec, math, layout, tensors, buffers).and_then(|mut made| {
-            let time = time_of(gpu, &mut made)?;
-            Ok((time, made))
-        });
+        let tried =
+            Convolution::new(gpu, handle, spec, math, layout, tensors, buffers).and_then(|mut made| {
+                let time = time_of(gpu, &mut made)?;
+                Ok((time, made))
+            });
         match tried {
             Ok((time, made)) if best.as_ref().is_none_or(|(best, _)| time < *best) => {
                 best = Some((time, made));
