@@ -5,9 +5,7 @@ use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use cudarc::driver::sys::{CUfunction_attribute_enum as FunctionAttribute, CUresult as Code};
-use cudarc::driver::{
-    CudaContext, CudaFunction, CudaSlice, CudaStream, DeviceRepr, DriverError, ValidAsZeroBits,
-};
+use cudarc::driver::{CudaContext, CudaFunction, CudaStream, DriverError};
 use cudarc::nvrtc::Ptx;
 
 use super::cache::{self, Cache};
@@ -84,7 +82,7 @@ impl Device {
     }
 
     fn new(ordinal: usize) -> Result<Device, Unavailable> {
-        let (driver, facts, compiler, target) = requirements(ordinal)?;
+        let Requirements { driver, facts, compiler, target } = requirements(ordinal)?;
         let failed = |call| move |e: DriverError| Unavailable::DriverFailed { call, code: code_name(e) };
         let context = CudaContext::new(ordinal).map_err(failed("cuDevicePrimaryCtxRetain"))?;
         // SAFETY: what tracking does for buffers that several streams use is settled otherwise: buffers of plans are
@@ -214,22 +212,6 @@ impl Device {
         module.load_function(name).map_err(|e| failed("cuModuleGetFunction", e))
     }
 
-    /// A buffer of zeros.
-    pub(crate) fn zeros<T: DeviceRepr + ValidAsZeroBits>(
-        &self,
-        stream: &Arc<CudaStream>,
-        len: usize,
-    ) -> Result<CudaSlice<T>, ConvError> {
-        self.working()?;
-        // The driver refuses to allocate nothing.
-        stream.alloc_zeros(len.max(1)).map_err(|e| match e.0 {
-            Code::CUDA_ERROR_OUT_OF_MEMORY => {
-                ConvError::DeviceOutOfMemory { bytes: len.saturating_mul(size_of::<T>()) }
-            }
-            _ => self.error("cuMemAllocAsync", e),
-        })
-    }
-
     /// The outcome of a call, with which the GPU may turn out to be lost.
     pub(crate) fn check<T>(
         &self,
@@ -239,7 +221,7 @@ impl Device {
         outcome.map_err(|e| self.error(call, e))
     }
 
-    fn error(&self, call: &'static str, e: DriverError) -> ConvError {
+    pub(crate) fn error(&self, call: &'static str, e: DriverError) -> ConvError {
         let (fatal, code) = (ends_the_context(e.0), code_name(e));
         if fatal {
             let lost = self.lost.get_or_init(|| Lost { call, code });
@@ -279,15 +261,21 @@ impl fmt::Debug for Device {
     }
 }
 
-/// What a GPU needs to be used, looked at without a context.
-pub(crate) fn requirements(
-    ordinal: usize,
-) -> Result<(&'static Driver, &'static Facts, &'static Compiler, Target), Unavailable> {
+/// What a GPU needs to be used.
+pub(crate) struct Requirements {
+    driver: &'static Driver,
+    pub(crate) facts: &'static Facts,
+    compiler: &'static Compiler,
+    target: Target,
+}
+
+/// Looks for what a GPU needs; that makes no context.
+pub(crate) fn requirements(ordinal: usize) -> Result<Requirements, Unavailable> {
     let driver = Driver::get()?;
     let facts = driver.device(ordinal)?;
     let compiler = Compiler::get(driver.version)?;
     let target = compiler.target(facts.compute_capability, driver.version)?;
-    Ok((driver, facts, compiler, target))
+    Ok(Requirements { driver, facts, compiler, target })
 }
 
 /// The name of a driver's code, for example `CUDA_ERROR_INVALID_VALUE`.
