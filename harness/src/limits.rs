@@ -198,7 +198,12 @@ pub fn bandwidths(isa: Isa, caches: CacheSizes, pool: &Pool) -> Result<Vec<Bandw
     let of = |level: Level| {
         let rate = |traffic| {
             let stream = Stream::new(isa, traffic, level.buffer, pool)?;
-            Ok(fastest(&stream, pool, Duration::from_millis(20), Duration::from_micros(100)))
+            Ok::<_, Unavailable>(fastest(
+                &stream,
+                pool,
+                Duration::from_millis(20),
+                Duration::from_micros(100),
+            ))
         };
         Ok(Bandwidth {
             level: level.name.to_owned(),

@@ -10,7 +10,7 @@ use std::time::Duration;
 use kernels::{Accuracy, Kernel, Stores};
 
 use crate::engine::{Engine, Ours};
-use crate::gpu::{self, Resident};
+use crate::gpu::Resident;
 use crate::layers::Layer;
 use crate::pinning::Pool;
 use crate::provenance::Run;
@@ -76,7 +76,7 @@ impl Request {
             if self.kernels.is_empty() { usual(layer, self.accuracy) } else { self.kernels.clone() };
         let Request { accuracy, stores, .. } = *self;
         let device = clock == Clock::Device;
-        let ours = kernels.into_iter().filter(|kernel| !device || gpu::runs(kernel.id())).map(|kernel| {
+        let ours = kernels.into_iter().filter(|kernel| !device || kernel.on_gpu()).map(|kernel| {
             if device {
                 Candidate::Resident(Resident { kernel, accuracy })
             } else {
@@ -123,7 +123,7 @@ const MOST_NAIVE_MACS: u64 = 50_000_000;
 pub fn usual(layer: &Layer, accuracy: Accuracy) -> Vec<&'static dyn Kernel> {
     kernels::kernels()
         .filter(|kernel| kernel.isa().is_none() && kernel.supports(&layer.spec).is_ok())
-        .filter(|kernel| kernel.accuracy() <= accuracy && !gpu::runs(kernel.id()))
+        .filter(|kernel| kernel.accuracy() <= accuracy && !kernel.on_gpu())
         .filter(|kernel| kernel.id() != "naive" || layer.spec.macs() <= MOST_NAIVE_MACS)
         .collect()
 }

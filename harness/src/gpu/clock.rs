@@ -141,7 +141,7 @@ type Elapsed = unsafe extern "C" fn(*mut f32, CUevent, CUevent) -> c_int;
 fn elapsed() -> Result<Elapsed, String> {
     const FILES: &[&str] = if cfg!(windows) { &["nvcuda.dll"] } else { &["libcuda.so.1", "libcuda.so"] };
     const NAME: &str = "cuEventElapsedTime";
-    for file in FILES {
+    for &file in FILES {
         // SAFETY: it is in the process already, so nothing of it is run.
         let Ok(library) = (unsafe { libloading::Library::new(file) }) else { continue };
         // SAFETY: the type is the function's, of every version of CUDA.
@@ -167,7 +167,7 @@ pub(super) fn devices() -> Result<Vec<Description>, String> {
             name: device.name().to_owned(),
             compute_capability: [major, minor],
             multiprocessors: device.multiprocessors(),
-            memory_bytes: device.memory_bytes(),
+            memory_bytes: device.memory_bytes() as u64,
             l2_bytes: u64::try_from(l2).unwrap_or(0),
             driver: version(device.driver_version()),
             nvrtc: version(device.nvrtc_version()),

@@ -63,11 +63,12 @@ mod plan {
 
     use cudarc::driver::CudaSlice;
     use kernels::cuda::DevicePlan;
-    use kernels::{ConvSpec, PlanOptions};
+    use kernels::{ConvError, ConvSpec, PlanOptions};
 
     use super::Resident;
     use crate::engine::{Facts, Io, Prepared, Refusal};
     use crate::gpu::{Buffers, Enqueue, Failure, Gpu, Runs};
+    use crate::record::Status;
 
     /// A plan and the memory that it works on.
     struct Work {
@@ -93,6 +94,20 @@ mod plan {
         facts: Facts,
     }
 
+    /// What becomes of a row whose plan cannot be made.
+    fn refusal(error: ConvError) -> Refusal {
+        match error {
+            ConvError::DeviceOutOfMemory { .. } => {
+                Refusal { status: Status::TooLarge, reason: error.to_string() }
+            }
+            ConvError::Unavailable { .. }
+            | ConvError::Device { .. }
+            | ConvError::DeviceCode { .. }
+            | ConvError::DeviceLost { .. } => Refusal::unavailable(error),
+            _ => Refusal::unsupported(error),
+        }
+    }
+
     /// Plans, with the weights brought to the GPU; input and output lie there when this returns.
     pub(super) fn prepare<'a>(
         engine: &Resident,
@@ -111,7 +126,7 @@ mod plan {
             Some(&tensors.bias),
             &options,
         )
-        .map_err(Refusal::unsupported)?;
+        .map_err(refusal)?;
         gpu.stream().synchronize().map_err(Failure::from)?;
         let time = start.elapsed();
         let buffers = Buffers::of(gpu, tensors, spec.output_len())?;
@@ -120,7 +135,7 @@ mod plan {
             len => Some(gpu.zeros(len)?),
         };
         let facts = Facts {
-            implementation: format!("{}/{}", plan.kernel_id(), plan.function()),
+            implementation: implementation(&plan),
             plan: time,
             workspace_bytes: Some(4 * plan.scratch_len()),
             packed_bytes: Some(plan.packed_bytes()),
@@ -134,6 +149,12 @@ mod plan {
         work.buffers.forget_output(gpu)?;
         let facts = Facts { launches: Some(runs.launches()), ..facts };
         Ok(Box::new(ResidentPlan { work, runs, facts }))
+    }
+
+    /// The kernel that was chosen, and the functions that it launches.
+    fn implementation(plan: &DevicePlan) -> String {
+        let functions: Vec<&str> = plan.functions().collect();
+        format!("{}/{}", plan.kernel_id(), functions.join("+"))
     }
 
     impl Prepared for ResidentPlan {

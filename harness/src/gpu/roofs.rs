@@ -33,7 +33,7 @@ struct Multiplies {
 /// warpgroups alone, two to a block.
 fn multiplies(unit: Unit, compute_capability: (u32, u32)) -> Multiplies {
     let warpgroups = compute_capability == (9, 0);
-    let by_mma = |function, flops| Multiplies { function, blocks: 4, steps: 1000, flops: 8 * flops };
+    let by_mma = |function, flops: u64| Multiplies { function, blocks: 4, steps: 1000, flops: 8 * flops };
     // Four products of 64×K by K×256 for each four warps.
     let by_warpgroups = |function, flops| Multiplies { function, blocks: 1, steps: 500, flops };
     match unit {
@@ -179,7 +179,7 @@ fn l2_bytes(gpu: &Gpu) -> usize {
 pub(super) fn levels(gpu: &Gpu) -> [Level; 2] {
     let l2 = l2_bytes(gpu);
     // So much that little of it is still in the cache when it is read again, and no more than the GPU can spare.
-    let memory = (16 * l2).max(256 << 20).min(usize::try_from(gpu.device().memory_bytes() / 8).unwrap_or(l2));
+    let memory = (16 * l2).max(256 << 20).min(gpu.device().memory_bytes() / 8);
     [Level { name: "GPU L2", buffer: l2 / 4 }, Level { name: "GPU memory", buffer: memory }]
 }
 

@@ -22,6 +22,7 @@ impl Missing {
     }
 
     /// A library for GPUs.
+    #[cfg(not(feature = "cuda"))]
     pub(super) fn of_gpu(name: &'static str, reason: String) -> Self {
         Missing { name, reason, on_device: true }
     }

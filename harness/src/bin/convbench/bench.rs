@@ -56,7 +56,7 @@ fn request(args: &args::What, layers: Vec<Layer>, roofs: bool) -> Result<Request
         cudnn: args.cudnn.clone(),
     };
     let peers = peers::find(&args.peers, &paths).map_err(refused)?;
-    let on_gpu = kernels.iter().any(|kernel| gpu::runs(kernel.id())) || peers.iter().any(|p| p.on_device());
+    let on_gpu = kernels.iter().any(|kernel| kernel.on_gpu()) || peers.iter().any(|p| p.on_device());
     let clocks = match &args.clock[..] {
         [] if on_gpu => vec![Clock::Warm, Clock::Device],
         [] => vec![Clock::Warm],

@@ -80,7 +80,7 @@ impl Library {
     }
 
     fn checked(library: libloading::Library) -> Result<Self, String> {
-        for name in FUNCTIONS {
+        for &name in FUNCTIONS {
             // SAFETY: the symbol is only looked for.
             if unsafe { library.get::<*const ()>(name) }.is_err() {
                 return Err(format!("is no cuDNN, or an unknown version of it: it has no {name}"));

@@ -23,7 +23,7 @@ use self::convolution::{Convolution, Math};
 use self::library::{Handle, Library};
 use crate::data::Tensors;
 use crate::engine::{Engine, Facts, Io, Prepared, Refusal};
-use crate::gpu::{self, Buffers, Enqueue, Failure, Gpu, Runs};
+use crate::gpu::{self, Buffers, Failure, Gpu, Runs};
 use crate::peers::nchw;
 use crate::pinning::Pool;
 use crate::record::Precision;
