@@ -44,6 +44,9 @@ pub struct Device {
     lost: OnceLock<Lost>,
 }
 
+/// The GPUs that are in use.
+static DEVICES: Mutex<Vec<Arc<Device>>> = Mutex::new(Vec::new());
+
 /// A function's place, locked while it is compiled: others can be compiled at the same time.
 type Slot = Arc<Mutex<Option<Loaded>>>;
 
@@ -69,7 +72,6 @@ impl Device {
     /// The reason why there is no such GPU here, or why it cannot be used: no driver, none that is new enough, no GPU
     /// of this number, no compiler that goes with both, or a GPU that stopped working before.
     pub fn get(ordinal: usize) -> Result<Arc<Device>, Unavailable> {
-        static DEVICES: Mutex<Vec<Arc<Device>>> = Mutex::new(Vec::new());
         let mut devices = lock(&DEVICES);
         if let Some(device) = devices.iter().find(|device| device.ordinal == ordinal) {
             device.working()?;
@@ -267,15 +269,15 @@ impl fmt::Debug for Device {
 }
 
 /// What a GPU needs to be used.
-pub(crate) struct Requirements {
+struct Requirements {
     driver: &'static Driver,
-    pub(crate) facts: &'static Facts,
+    facts: &'static Facts,
     compiler: &'static Compiler,
     target: Target,
 }
 
 /// Looks for what a GPU needs; that makes no context.
-pub(crate) fn requirements(ordinal: usize) -> Result<Requirements, Unavailable> {
+fn requirements(ordinal: usize) -> Result<Requirements, Unavailable> {
     let driver = Driver::get()?;
     let facts = driver.device(ordinal)?;
     let compiler = Compiler::get(driver.version)?;
@@ -283,6 +285,14 @@ pub(crate) fn requirements(ordinal: usize) -> Result<Requirements, Unavailable> 
     Ok(Requirements { driver, facts, compiler, target })
 }
 
+/// What is known of a GPU that can be used: everything it needs is there, and it was not lost before.
+pub(crate) fn usable(ordinal: usize) -> Result<&'static Facts, Unavailable> {
+    let Requirements { facts, .. } = requirements(ordinal)?;
+    if let Some(device) = lock(&DEVICES).iter().find(|device| device.ordinal == ordinal) {
+        device.working()?;
+    }
+    Ok(facts)
+}
 /// The name of a driver's code, for example `CUDA_ERROR_INVALID_VALUE`.
 fn code_name(DriverError(code): DriverError) -> String {
     format!("{code:?}")

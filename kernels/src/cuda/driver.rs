@@ -4,6 +4,7 @@
 //! The library is opened by its own dlopen and stays open; cudarc later opens it by name and gets the same one.
 //! (cudarc's own `is_culib_present` exists only in programs in which no crate links CUDA.)
 
+use std::error::Error;
 use std::ffi::{CStr, OsStr, OsString, c_char, c_int, c_uint};
 use std::sync::OnceLock;
 
@@ -124,7 +125,10 @@ pub(crate) fn named(variable: &str) -> Option<OsString> {
 pub(crate) fn load(name: impl AsRef<OsStr>) -> Result<Library, String> {
     // SAFETY: what is opened are libraries of NVIDIA's, or what the environment names in their place; starting
     // them has no condition.
-    unsafe { Library::new(name.as_ref()) }.map_err(|e| e.to_string().replace('\n', " "))
+    unsafe { Library::new(name.as_ref()) }.map_err(|e| {
+        let said = e.source().map_or_else(|| e.to_string(), |cause| cause.to_string());
+        said.replace('\n', " ")
+    })
 }
 
 /// The library that cudarc will find.

@@ -1,6 +1,6 @@
 //! The GPU's rows of the list of kernels.
 
-use super::device::{Device, requirements};
+use super::device::{Device, usable};
 use super::host_plan::HostPlan;
 use super::schedule::Method;
 use crate::error::{ConvError, Unavailable};
@@ -67,7 +67,7 @@ impl Method {
 
 /// Whether GPU 0 can be used for a method; asking makes no context.
 pub(crate) fn availability_of(method: Method) -> Result<(), Unavailable> {
-    let facts = requirements(0)?.facts;
+    let facts = usable(0)?;
     method.check(&facts.name, facts.compute_capability)
 }
 

@@ -2,7 +2,8 @@
 
 use super::pack;
 use super::params::Params;
-use super::variant::{STEPS, VARIANTS, Variant, Window};
+use super::tiling;
+use super::variant::{STEPS, Window};
 use crate::error::{ConvError, Unsupported};
 use crate::kernel::{ErrorModel, PlanOptions};
 use crate::spec::{ConvSpec, Layout};
@@ -115,7 +116,7 @@ fn check_sizes(method: Method, spec: &ConvSpec) -> Result<(), String> {
 }
 
 /// How the parts of a convolution's windows are told apart.
-fn window_of(spec: &ConvSpec) -> Window {
+pub(super) fn window_of(spec: &ConvSpec) -> Window {
     let [kh, kw] = spec.kernel();
     if kh <= 16 && kw <= 15 { Window::Masked } else { Window::Wide }
 }
@@ -147,43 +148,19 @@ pub(crate) fn resized(
         Method::Auto => Method::Fp32,
         named => named,
     };
-    let window = window_of(spec);
-    let variant = VARIANTS
-        .iter()
-        .find(|variant| fits(variant, settled, spec, window, limits))
-        .ok_or_else(|| unsupported("this device".to_owned()))?;
-    let mut params = params(settled, spec, options);
-    let [filters, pixels] = variant.tile;
-    params.filter_tiles = spec.group_out_channels().div_ceil(filters) as i32;
-    params.pixel_tiles = (params.pixels as usize).div_ceil(pixels) as i32;
-    let blocks = params.filter_tiles * params.pixel_tiles * params.groups;
-    let launch = Launch {
-        function: variant.function,
-        grid: [blocks as u32, 1, 1],
-        block: variant.threads,
-        shared_bytes: variant.shared_bytes,
-        params,
-    };
+    let params = params(settled, spec, options);
+    let tiling =
+        tiling::best(settled, spec, &params, limits).ok_or_else(|| unsupported(tiling::missing(limits)))?;
+    let (launches, scratch_len) = tiling.launches(params);
     Ok(Schedule {
         method: settled,
-        launches: vec![launch],
+        launches,
         weights: Vec::new(),
-        offsets: pack::offsets(spec, window)?,
-        scratch_len: 0,
+        offsets: pack::offsets(spec, window_of(spec))?,
+        scratch_len,
         error_model: ErrorModel::sum(spec),
         flops: spec.flops(),
     })
-}
-
-/// Whether a variant computes this convolution on this device.
-fn fits(variant: &Variant, method: Method, spec: &ConvSpec, window: Window, limits: &Limits) -> bool {
-    let width = if spec.layout() == Layout::Nhwc && spec.group_in_channels() % 4 == 0 { 4 } else { 1 };
-    variant.method == method
-        && variant.layout == spec.layout()
-        && variant.window == window
-        && variant.width == width
-        && variant.capability <= limits.compute_capability
-        && variant.shared_bytes <= limits.shared_bytes
 }
 
 /// The parameters that do not depend on tiles. Everything fits: `Method::supports` has looked.

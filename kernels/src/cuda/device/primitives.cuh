@@ -48,3 +48,23 @@ template <int PENDING> CONV_INLINE void copy_wait() {
     asm volatile("cp.async.wait_group %0;" ::"n"(PENDING) : "memory");
 #endif
 }
+
+// Keeps the compiler from loading ahead of here, which takes registers.
+CONV_INLINE void keep_order() { asm volatile("" ::: "memory"); }
+
+// Where the thread is, read anew: the compiler does not keep for long what is read so.
+#ifdef CONV_EMULATED
+CONV_INLINE int thread_again() { return threadIdx.x; }
+CONV_INLINE int block_again() { return blockIdx.x; }
+CONV_INLINE int split_again() { return blockIdx.z; }
+#else
+#define CONV_READ_AGAIN(NAME, REGISTER)                 \
+    CONV_INLINE int NAME() {                            \
+        int value;                                      \
+        asm volatile("mov.u32 %0, %%" REGISTER ";" : "=r"(value)); \
+        return value;                                   \
+    }
+CONV_READ_AGAIN(thread_again, "tid.x")
+CONV_READ_AGAIN(block_again, "ctaid.x")
+CONV_READ_AGAIN(split_again, "ctaid.z")
+#endif

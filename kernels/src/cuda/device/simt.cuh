@@ -9,80 +9,29 @@
 // so that 8 lanes read 8 successive float4s of a row (NCHW, and filters), or 8 rows at distinct banks
 // (NHWC: rows are 20 floats apart, 8 · 20 mod 32 are the 8 multiples of 4).
 
-template <Layout LAYOUT, int WIDTH, int BM, int BN, int TM, int TN, int STAGES, class Window>
-CONV_INLINE void simt(CONV_ARGUMENTS) {
-    constexpr int THREADS = (BM / TM) * (BN / TN);
-    constexpr int LANES_F = LAYOUT == NCHW ? 4 : 8, LANES_P = 32 / LANES_F;
-    constexpr int WARP_F = LANES_F * TM, WARP_P = LANES_P * TN;
+template <Layout LAYOUT, int BM, int BN, int TM, int TN> struct Lanes {
+    static constexpr int FILTERS = LAYOUT == NCHW || BM < 32 ? 4 : 8, PIXELS = 32 / FILTERS;
+    static constexpr int WARP_F = FILTERS * TM, WARP_P = PIXELS * TN;
     static_assert(BM % WARP_F == 0 && BN % WARP_P == 0 && TM % 4 == 0 && TN % 4 == 0, "whole warps");
-    typedef WeightCopies<STEPS, BM, THREADS, STAGES> Weights;
-    typedef PixelCopies<LAYOUT, WIDTH, BN, LAYOUT == NCHW ? 0 : 4, THREADS, STAGES, Window> Pixels;
-    CONV_SHARED(shared);
 
-    const Place place = Place::of_block<BM, BN>(p);
-    Weights copy_weights;
-    Pixels copy_pixels;
-    copy_weights.begin(weights + (long long)place.group * p.weight_group + (long long)place.begin * p.weight_pitch,
-                       p.weight_pitch, place.filter);
-    copy_pixels.begin(input, offsets, place, p);
+    // The first filter and pixel of a thread. Two lanes side by side share their pixels, so that 8 lanes
+    // ask for 2 vectors of filters and 4 of pixels.
+    static CONV_INLINE int filter(int thread) {
+        const int lane = thread % 32;
+        return thread / 32 / (BN / WARP_P) * WARP_F + (lane / (2 * PIXELS) * 2 + lane % 2) * 4;
+    }
+    static CONV_INLINE int pixel(int thread) {
+        return thread / 32 % (BN / WARP_P) * WARP_P + thread / 2 % PIXELS * (LAYOUT == NCHW ? 4 : 1);
+    }
+};
 
-    // Two lanes side by side share their pixels, so that 8 lanes ask for 2 and 4 vectors.
-    const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
-    const int lane_f = lane / (2 * LANES_P) * 2 + lane % 2, lane_p = lane / 2 % LANES_P;
-    const int first_f = warp / (BN / WARP_P) * WARP_F + lane_f * 4;
-    const int first_p = warp % (BN / WARP_P) * WARP_P + lane_p * (LAYOUT == NCHW ? 4 : 1);
-
-    float sum[TM][TN];
-#pragma unroll
-    for (int i = 0; i < TM; i++)
-#pragma unroll
-        for (int j = 0; j < TN; j++) sum[i][j] = 0.f;
-
-    auto add = [&](const float(&w)[TM], const float(&x)[TN]) {
-#pragma unroll
-        for (int i = 0; i < TM; i++)
-#pragma unroll
-            for (int j = 0; j < TN; j++) sum[i][j] = fmaf(w[i], x[j], sum[i][j]);
-    };
-    auto read_weights = [&](float(&w)[TM], const float *row) {
-#pragma unroll
-        for (int i = 0; i < TM; i += 4) {
-            const float4 v = *(const float4 *)(row + first_f + i * LANES_F);
-            w[i] = v.x, w[i + 1] = v.y, w[i + 2] = v.z, w[i + 3] = v.w;
-        }
-    };
-    pipeline<STAGES>(shared, copy_weights, copy_pixels, place, p, [&](const float *a, const float *b) {
-        if (LAYOUT == NCHW) {
-#pragma unroll
-            for (int k = 0; k < STEPS; k++) {
-                float w[TM], x[TN];
-                read_weights(w, a + k * BM);
-#pragma unroll
-                for (int j = 0; j < TN; j += 4) {
-                    const float4 v = *(const float4 *)(b + k * Pixels::PITCH + first_p + j * LANES_P);
-                    x[j] = v.x, x[j + 1] = v.y, x[j + 2] = v.z, x[j + 3] = v.w;
-                }
-                add(w, x);
-            }
-        } else {
-#pragma unroll
-            for (int k = 0; k < STEPS; k += 4) {
-                float x[4][TN];
-#pragma unroll
-                for (int j = 0; j < TN; j++) {
-                    const float4 v = *(const float4 *)(b + (first_p + j * LANES_P) * Pixels::PITCH + k);
-                    x[0][j] = v.x, x[1][j] = v.y, x[2][j] = v.z, x[3][j] = v.w;
-                }
-#pragma unroll
-                for (int l = 0; l < 4; l++) {
-                    float w[TM];
-                    read_weights(w, a + (k + l) * BM);
-                    add(w, x[l]);
-                }
-            }
-        }
-    });
-
+// Writes a thread's sums.
+template <class Lanes, Layout LAYOUT, int BM, int BN, int TM, int TN>
+CONV_INLINE void store(const float (&sum)[TM][TN], const float *bias, float *output, float *scratch, const Params &p) {
+    constexpr int LANES_F = Lanes::FILTERS, LANES_P = Lanes::PIXELS;
+    // Asked for again, so that nobody keeps it in registers all the while.
+    const int thread = thread_again(), first_f = Lanes::filter(thread), first_p = Lanes::pixel(thread);
+    const Place place = Place::of_block<BM, BN>(p, block_again(), split_again());
     const Epilogue epilogue(bias, output, scratch, place, p);
     const int channel = place.group * p.filters;
     if (LAYOUT == NCHW) {
@@ -137,6 +86,87 @@ CONV_INLINE void simt(CONV_ARGUMENTS) {
             }
         }
     }
+}
+
+template <Layout LAYOUT, int WIDTH, int BM, int BN, int TM, int TN, int STAGES, class Window>
+CONV_INLINE void simt(CONV_ARGUMENTS) {
+    constexpr int THREADS = (BM / TM) * (BN / TN);
+    typedef Lanes<LAYOUT, BM, BN, TM, TN> Lanes;
+    constexpr int LANES_F = Lanes::FILTERS, LANES_P = Lanes::PIXELS;
+    typedef WeightCopies<STEPS, BM, THREADS, STAGES> Weights;
+    typedef PixelCopies<LAYOUT, WIDTH, BN, LAYOUT == NCHW ? 0 : 4, THREADS, STAGES, Window> Pixels;
+    CONV_SHARED(shared);
+
+    const Place place = Place::of_block<BM, BN>(p, blockIdx.x, blockIdx.z);
+    Weights copy_weights;
+    Pixels copy_pixels;
+    copy_weights.begin(weights + (long long)place.group * p.weight_group + (long long)place.begin * p.weight_pitch,
+                       p.weight_pitch, place.filter);
+    copy_pixels.begin(input, offsets, place, p);
+
+    const int first_f = Lanes::filter(threadIdx.x), first_p = Lanes::pixel(threadIdx.x);
+
+    float sum[TM][TN];
+#pragma unroll
+    for (int i = 0; i < TM; i++)
+#pragma unroll
+        for (int j = 0; j < TN; j++) sum[i][j] = 0.f;
+
+    auto add = [&](const float(&w)[TM], const float(&x)[TN]) {
+#pragma unroll
+        for (int i = 0; i < TM; i++)
+#pragma unroll
+            for (int j = 0; j < TN; j++) sum[i][j] = fmaf(w[i], x[j], sum[i][j]);
+    };
+    auto read_weights = [&](float(&w)[TM], const float *row) {
+#pragma unroll
+        for (int i = 0; i < TM; i += 4) {
+            const float4 v = *(const float4 *)(row + first_f + i * LANES_F);
+            w[i] = v.x, w[i + 1] = v.y, w[i + 2] = v.z, w[i + 3] = v.w;
+        }
+    };
+    pipeline<STAGES>(shared, copy_weights, copy_pixels, place, p, [&](const float *a, const float *b) {
+        if (LAYOUT == NCHW) {
+#pragma unroll
+            for (int k = 0; k < STEPS; k++) {
+                float w[TM], x[TN];
+                read_weights(w, a + k * BM);
+#pragma unroll
+                for (int j = 0; j < TN; j += 4) {
+                    const float4 v = *(const float4 *)(b + k * Pixels::PITCH + first_p + j * LANES_P);
+                    x[j] = v.x, x[j + 1] = v.y, x[j + 2] = v.z, x[j + 3] = v.w;
+                }
+                add(w, x);
+            }
+        } else {
+            // As many steps of a row at once as registers hold.
+            constexpr int DEEP = TM * TN < 64 ? 4 : 2;
+#pragma unroll
+            for (int k = 0; k < STEPS; k += DEEP) {
+                float x[DEEP][TN];
+                keep_order();
+#pragma unroll
+                for (int j = 0; j < TN; j++) {
+                    const float *row = b + (first_p + j * LANES_P) * Pixels::PITCH + k;
+                    if constexpr (DEEP == 4) {
+                        const float4 v = *(const float4 *)row;
+                        x[0][j] = v.x, x[1][j] = v.y, x[2][j] = v.z, x[3][j] = v.w;
+                    } else {
+                        const float2 v = *(const float2 *)row;
+                        x[0][j] = v.x, x[1][j] = v.y;
+                    }
+                }
+#pragma unroll
+                for (int l = 0; l < DEEP; l++) {
+                    float w[TM];
+                    read_weights(w, a + (k + l) * BM);
+                    add(w, x[l]);
+                }
+            }
+        }
+    });
+
+    store<Lanes, LAYOUT, BM, BN, TM, TN>(sum, bias, output, scratch, p);
 }
 
 // A kernel of this kind. MIN_BLOCKS is how many blocks a multiprocessor is to hold.

@@ -19,13 +19,13 @@ struct Place {
     int group, filter, pixel;  // the first ones of the block's tile
     int split, begin, end;     // steps
 
-    template <int FILTERS, int PIXELS> static CONV_INLINE Place of_block(const Params &p) {
+    template <int FILTERS, int PIXELS> static CONV_INLINE Place of_block(const Params &p, int block, int split) {
         Place place;
-        const int row = blockIdx.x / p.filter_tiles;
-        place.filter = (blockIdx.x - row * p.filter_tiles) * FILTERS;
+        const int row = block / p.filter_tiles;
+        place.filter = (block - row * p.filter_tiles) * FILTERS;
         place.group = row / p.pixel_tiles;
         place.pixel = (row - place.group * p.pixel_tiles) * PIXELS;
-        place.split = blockIdx.z;
+        place.split = split;
         place.begin = place.split * p.split_steps;
         place.end = min(place.begin + p.split_steps, p.steps);
         return place;
@@ -107,32 +107,41 @@ template <int WIDTH, int STAGES> struct Copy {
     }
 };
 
-// Rows of packed weights that lie LENGTH floats wide in the tile and `pitch` apart in memory.
+// Rows of packed weights, LENGTH floats long in the tile and `pitch` apart in memory. A thread copies the
+// same columns of several rows.
 template <int ROWS, int LENGTH, int THREADS, int STAGES> struct WeightCopies {
-    static constexpr int SIZE = ROWS * LENGTH, VECTORS = SIZE / 4, EACH = (VECTORS + THREADS - 1) / THREADS;
+    static constexpr int SIZE = ROWS * LENGTH, VECTORS = LENGTH / 4;
+    static constexpr int ACROSS = VECTORS < THREADS ? VECTORS : THREADS, DOWN = THREADS / ACROSS;
+    static constexpr int EACH_ROW = VECTORS / ACROSS, EACH = (ROWS + DOWN - 1) / DOWN;
+    static_assert(THREADS % ACROSS == 0 && VECTORS % ACROSS == 0, "threads for whole rows");
     const float *from;
-    int pitch, left;  // floats of a row from here on
-    Copy<4, STAGES> copies[EACH];
+    int pitch, left;  // floats that the row has from here on
+    Copy<4, STAGES> copies[EACH][EACH_ROW];
 
-    CONV_INLINE void begin(const float *first, int row_pitch, int column) {
-        from = first + column, pitch = row_pitch, left = row_pitch - column;
+    CONV_INLINE int row() const { return (int)threadIdx.x / ACROSS; }
+    CONV_INLINE int column() const { return (int)threadIdx.x % ACROSS * 4; }
+    CONV_INLINE void begin(const float *first, int row_pitch, int first_column) {
+        pitch = row_pitch;
+        left = pitch - first_column - column();
+        from = first + row() * pitch + first_column + column();
     }
     template <class F> CONV_INLINE void each(F f) {
 #pragma unroll
-        for (int i = 0; i < EACH; i++) {
-            const int vector = threadIdx.x + i * THREADS;
-            const int row = vector / (LENGTH / 4), column = vector % (LENGTH / 4) * 4;
-            if (VECTORS % THREADS == 0 || vector < VECTORS) f(copies[i], row, column);
-        }
+        for (int i = 0; i < EACH; i++)
+#pragma unroll
+            for (int j = 0; j < EACH_ROW; j++)
+                if (ROWS % DOWN == 0 || row() + i * DOWN < ROWS) f(copies[i][j], i * DOWN, j * ACROSS * 4);
     }
     CONV_INLINE void start(float *tile) {
-        each([&](Copy<4, STAGES> &copy, int row, int column) {
-            copy.start(tile + row * LENGTH + column, from + row * pitch + column, column < left);
+        float *to = tile + row() * LENGTH + column();
+        each([&](Copy<4, STAGES> &copy, int down, int across) {
+            copy.start(to + down * LENGTH + across, from + down * pitch + across, across < left);
         });
         from += ROWS * pitch;
     }
     CONV_INLINE void land(float *tile) {
-        each([&](Copy<4, STAGES> &copy, int row, int column) { copy.land(tile + row * LENGTH + column); });
+        float *to = tile + row() * LENGTH + column();
+        each([&](Copy<4, STAGES> &copy, int down, int across) { copy.land(to + down * LENGTH + across); });
     }
 };
 

@@ -1,0 +1,240 @@
+//! Builds the stand-ins for the CUDA driver and NVRTC with the system's C++ compiler and has `kernels` load them.
+//!
+//! The driver holds every device function of `kernels`, compiled for the CPU; see `emulator.h` and `driver.cpp`. What
+//! is built depends on the sources alone and is kept in the target folder under a hash of them, so that a second run
+//! builds nothing.
+
+use std::collections::hash_map::DefaultHasher;
+use std::fs;
+use std::hash::{Hash, Hasher};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use kernels::cuda::{functions, source_of};
+use libloading::Library;
+
+/// Flags of every compilation. Overflows, shifts, array indices and alignment are checked by the compiler's own code,
+/// which calls handlers of the emulator's. Products and sums are not fused unless the source says so.
+const FLAGS: &[&str] = &[
+    "-std=c++17",
+    "-O1",
+    "-g0",
+    "-fPIC",
+    "-fvisibility=hidden",
+    "-ffp-contract=off",
+    "-Wall",
+    "-Wno-unknown-pragmas",
+    "-DCONV_EMULATED",
+];
+
+/// Checks of the device sources.
+const CHECKS: &str = "-fsanitize=alignment,signed-integer-overflow,shift,bounds";
+
+/// Device functions in a translation unit.
+const FUNCTIONS: usize = 6;
+
+const EMULATOR: &str = include_str!("emulator.h");
+const EMULATOR_TEST: &str = include_str!("emulator_test.cpp");
+const DRIVER: &str = include_str!("driver.cpp");
+const NVRTC: &str = include_str!("nvrtc.cpp");
+
+/// The stand-ins, loaded by this process and by `kernels`.
+#[derive(Debug)]
+pub(crate) struct StandIn {
+    /// Where they lie, with `emulator-test`.
+    pub(crate) folder: PathBuf,
+    driver: Library,
+    nvrtc: Library,
+}
+
+/// The stand-ins, or nothing where they cannot be: the caller's test then has nothing to run. Every test calls this
+/// before anything of `kernels`.
+pub(crate) fn stand_in() -> Option<&'static StandIn> {
+    static STAND_IN: OnceLock<Option<StandIn>> = OnceLock::new();
+    STAND_IN.get_or_init(make).as_ref()
+}
+
+impl StandIn {
+    /// Changes a setting of the driver, see `driver.cpp`.
+    pub(crate) fn set(&self, name: &str, value: i64) {
+        // SAFETY: the type is the function's in driver.cpp.
+        let set: libloading::Symbol<'_, unsafe extern "C" fn(*const u8, i64) -> i32> =
+            unsafe { self.driver.get("emulated_set") }.unwrap();
+        let name = format!("{name}\0");
+        // SAFETY: the name ends with a zero.
+        assert_eq!(unsafe { set(name.as_ptr(), value) }, 1, "{name} is no setting");
+    }
+
+    /// Makes a function of the driver fail with a code, each time after some more calls; never, if `after` is negative.
+    pub(crate) fn fail(&self, function: &str, after: i64, code: i32) {
+        // SAFETY: the type is the function's in driver.cpp.
+        let fail: libloading::Symbol<'_, unsafe extern "C" fn(*const u8, i64, i32) -> i32> =
+            unsafe { self.driver.get("emulated_fail") }.unwrap();
+        let function = format!("{function}\0");
+        // SAFETY: the name ends with a zero.
+        unsafe { fail(function.as_ptr(), after, code) };
+    }
+
+    /// A number that the driver counts, see `driver.cpp`.
+    pub(crate) fn get(&self, name: &str) -> i64 {
+        number(&self.driver, "emulated_get", name)
+    }
+
+    /// A number that NVRTC counts, see `nvrtc.cpp`.
+    pub(crate) fn nvrtc(&self, name: &str) -> i64 {
+        number(&self.nvrtc, "emulated_nvrtc_get", name)
+    }
+}
+
+fn number(library: &Library, function: &str, name: &str) -> i64 {
+    // SAFETY: the type is that of both functions.
+    let get: libloading::Symbol<'_, unsafe extern "C" fn(*const u8) -> i64> =
+        unsafe { library.get(function) }.unwrap();
+    let name = format!("{name}\0");
+    // SAFETY: the name ends with a zero.
+    let value = unsafe { get(name.as_ptr()) };
+    assert!(value >= 0, "{name} is not counted");
+    value
+}
+
+/// Builds what is not there yet, loads it, and tells `kernels` where it is.
+fn make() -> Option<StandIn> {
+    let compiler = std::env::var("CXX").unwrap_or_else(|_| "g++".to_owned());
+    let version = match Command::new(&compiler).arg("--version").output() {
+        Ok(Output { status, stdout, .. }) if status.success() && cfg!(all(target_os = "linux", target_arch = "x86_64")) => {
+            String::from_utf8_lossy(&stdout).into_owned()
+        }
+        found => {
+            let why = format!("no emulated GPU: {compiler} on x86-64 Linux is needed ({found:?})");
+            assert!(std::env::var_os("CONV_REQUIRE_CUDA_EMULATOR").is_none(), "{why}");
+            println!("skipped: {why}");
+            return None;
+        }
+    };
+    let folder = build(&compiler, &version);
+    let (driver, nvrtc) = (folder.join("libcuda.so.1"), folder.join("libnvrtc.so.13"));
+    let cache = folder.join(format!("cache-{}", std::process::id()));
+    // SAFETY: the other threads of this process are tests that wait for this one, and the one that started them.
+    unsafe {
+        std::env::set_var("CONV_CUDA_DRIVER", &driver);
+        std::env::set_var("CONV_NVRTC", &nvrtc);
+        if std::env::var_os("CONV_CUDA_CACHE").is_none() {
+            std::env::set_var("CONV_CUDA_CACHE", &cache);
+        }
+    }
+    // SAFETY: these are the libraries that were built for this.
+    let load = |path: &Path| unsafe { Library::new(path) }.unwrap();
+    Some(StandIn { driver: load(&driver), nvrtc: load(&nvrtc), folder })
+}
+
+/// Flags for the instruction set: fmaf is one instruction where the CPU has it.
+fn machine_flags() -> &'static [&'static str] {
+    #[cfg(target_arch = "x86_64")]
+    if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") {
+        return &["-mavx2", "-mfma"];
+    }
+    &[]
+}
+
+/// The translation units with device functions, by the names of their files. `CONV_EMULATED_SED` is an expression for
+/// sed that plants a fault in the device sources: what tests/cuda/mutations.sh is for.
+fn units() -> Vec<(String, String)> {
+    let all = functions();
+    let unit = |(index, chunk): (usize, &[kernels::cuda::Function])| {
+        let names: Vec<&str> = chunk.iter().map(|function| function.name).collect();
+        let mut text = String::from("#include \"emulator.h\"\n");
+        text.push_str(&planted(&source_of(&names)));
+        (format!("kernels-{index}"), text)
+    };
+    all.chunks(FUNCTIONS).enumerate().map(unit).collect()
+}
+
+fn planted(source: &str) -> String {
+    use std::io::Write;
+    let Ok(expression) = std::env::var("CONV_EMULATED_SED") else { return source.to_owned() };
+    let pipe = std::process::Stdio::piped;
+    let mut sed =
+        Command::new("sed").args(["-E", "-e", &expression]).stdin(pipe()).stdout(pipe()).spawn().unwrap();
+    let mut input = sed.stdin.take().unwrap();
+    let text = std::thread::scope(|scope| {
+        scope.spawn(move || input.write_all(source.as_bytes()).unwrap());
+        sed.wait_with_output().unwrap()
+    });
+    assert!(text.status.success(), "sed does not take `{expression}`");
+    let text = String::from_utf8(text.stdout).unwrap();
+    assert!(text != source, "`{expression}` changes nothing");
+    text
+}
+
+/// The folder with everything built; builds it in a folder of its own and renames that, so that it is whole whenever
+/// it is there.
+fn build(compiler: &str, version: &str) -> PathBuf {
+    let mut sources = units();
+    sources.push(("driver".to_owned(), DRIVER.to_owned()));
+    sources.push(("nvrtc".to_owned(), NVRTC.to_owned()));
+    sources.push(("emulator_test".to_owned(), EMULATOR_TEST.to_owned()));
+    let mut hash = DefaultHasher::new();
+    (compiler, version, FLAGS, CHECKS, machine_flags(), EMULATOR, &sources).hash(&mut hash);
+    let base = Path::new(env!("CARGO_TARGET_TMPDIR"));
+    let folder = base.join(format!("emulated-gpu-{:016x}", hash.finish()));
+    if folder.exists() {
+        return folder;
+    }
+    let began = std::time::Instant::now();
+    let work = base.join(format!("emulated-gpu-{}.building", std::process::id()));
+    let _ = fs::remove_dir_all(&work);
+    fs::create_dir_all(&work).unwrap();
+    fs::write(work.join("emulator.h"), EMULATOR).unwrap();
+    for (name, text) in &sources {
+        fs::write(work.join(format!("{name}.cpp")), text).unwrap();
+    }
+    compile_all(compiler, &work, &sources);
+    let objects = |wanted: fn(&str) -> bool| -> Vec<String> {
+        sources.iter().filter(|(name, _)| wanted(name)).map(|(name, _)| format!("{name}.o")).collect()
+    };
+    let link = |out: &str, flags: &[&str], objects: &[String]| {
+        run(Command::new(compiler).current_dir(&work).args(flags).args(objects).args(["-o", out]));
+    };
+    let cuda = objects(|name| name == "driver" || name.starts_with("kernels-"));
+    // cudarc looks for this name first: where a driver is installed, another would find that one.
+    link("libcuda.so.1", &["-shared", "-Wl,-soname,libcuda.so"], &cuda);
+    link("libnvrtc.so.13", &["-shared", "-Wl,-soname,libnvrtc.so.13"], &objects(|name| name == "nvrtc"));
+    link("emulator-test", &[], &objects(|name| name == "emulator_test"));
+    for object in objects(|_| true) {
+        let _ = fs::remove_file(work.join(object));
+    }
+    // Another process may have been faster: its folder is as good.
+    if fs::rename(&work, &folder).is_err() {
+        assert!(folder.exists(), "{} could not be renamed", work.display());
+        let _ = fs::remove_dir_all(&work);
+    }
+    println!("emulated GPU: {} files compiled in {:.1} s", sources.len(), began.elapsed().as_secs_f64());
+    folder
+}
+
+/// Compiles with as many compilers at once as there are cores, large files first.
+fn compile_all(compiler: &str, folder: &Path, sources: &[(String, String)]) {
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    let next = AtomicUsize::new(0);
+    std::thread::scope(|scope| {
+        for _ in 0..cores.min(sources.len()) {
+            scope.spawn(|| {
+                while let Some((name, _)) = sources.get(next.fetch_add(1, Ordering::Relaxed)) {
+                    let mut command = Command::new(compiler);
+                    command.current_dir(folder).args(FLAGS).args(machine_flags());
+                    if name.starts_with("kernels-") || name == "emulator_test" {
+                        command.arg(CHECKS);
+                    }
+                    run(command.args(["-c", &format!("{name}.cpp"), "-o", &format!("{name}.o")]));
+                }
+            });
+        }
+    });
+}
+
+fn run(command: &mut Command) {
+    let output = command.output().unwrap_or_else(|error| panic!("{command:?}: {error}"));
+    assert!(output.status.success(), "{command:?}:\n{}", String::from_utf8_lossy(&output.stderr));
+}
