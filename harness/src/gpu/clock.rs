@@ -58,6 +58,21 @@ pub(crate) struct Gpu {
     elapsed: Elapsed,
 }
 
+/// What is called here beyond what `kernels` calls. Through cudarc, a function that a driver lacks would be a panic.
+const FUNCTIONS: &[&str] = &[
+    "cuEventCreate",
+    "cuEventDestroy_v2",
+    "cuEventRecord",
+    "cuEventSynchronize",
+    "cuGraphDestroy",
+    "cuGraphExecDestroy",
+    "cuGraphInstantiateWithFlags",
+    "cuGraphLaunch",
+    "cuMemsetD8Async",
+    "cuStreamBeginCapture_v2",
+    "cuStreamEndCapture",
+];
+
 static GPU: LazyLock<Result<Gpu, String>> = LazyLock::new(Gpu::open);
 
 impl Gpu {
@@ -72,6 +87,9 @@ impl Gpu {
     fn open() -> Result<Gpu, String> {
         kernels::cuda::availability().map_err(|reason| reason.to_string())?;
         let device = Device::get(0).map_err(|reason| reason.to_string())?;
+        if let Some(missing) = FUNCTIONS.iter().find(|function| !device.driver_has(function)) {
+            return Err(format!("the CUDA driver has no {missing}, without which nothing can be timed"));
+        }
         let named = |error: DriverError| String::from(Failure::from(error));
         let context = device.context();
         let stream = context.new_stream().map_err(named)?;
@@ -137,9 +155,9 @@ impl Gpu {
 /// `cuEventElapsedTime`. Every driver has it; the one that the bindings for CUDA 13 would call came with 12.8.
 type Elapsed = unsafe extern "C" fn(*mut f32, CUevent, CUevent) -> c_int;
 
-/// The driver's, which is loaded already.
+/// The driver's, which is loaded already: what cudarc finds.
 fn elapsed() -> Result<Elapsed, String> {
-    const FILES: &[&str] = if cfg!(windows) { &["nvcuda.dll"] } else { &["libcuda.so.1", "libcuda.so"] };
+    const FILES: &[&str] = if cfg!(windows) { &["nvcuda.dll"] } else { &["libcuda.so", "libcuda.so.1"] };
     const NAME: &str = "cuEventElapsedTime";
     for &file in FILES {
         // SAFETY: it is in the process already, so nothing of it is run.
