@@ -7,6 +7,7 @@ use std::path::Path;
 use cudarc::cudnn::{result, sys};
 
 use crate::gpu::{Failure, Gpu};
+use crate::peers::one_line;
 
 /// Names under which cudarc looks for the library, of those that there are on Linux, in its order.
 const NAMES: &[&str] = &["libcudnn.so", "libcudnn.so.9"];
@@ -103,7 +104,7 @@ impl Library {
 
 fn load(name: impl AsRef<OsStr>) -> Result<libloading::Library, String> {
     // SAFETY: what is opened is cuDNN, or what was named in its place; starting it has no condition.
-    unsafe { libloading::Library::new(name.as_ref()) }.map_err(|error| error.to_string().replace('\n', " "))
+    unsafe { libloading::Library::new(name.as_ref()) }.map_err(|error| one_line(&error))
 }
 
 /// The library that cudarc will find.
