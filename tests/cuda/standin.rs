@@ -117,7 +117,9 @@ fn number(library: &Library, function: &str, name: &str) -> i64 {
 fn make() -> Option<StandIn> {
     let compiler = std::env::var("CXX").unwrap_or_else(|_| "g++".to_owned());
     let version = match Command::new(&compiler).arg("--version").output() {
-        Ok(Output { status, stdout, .. }) if status.success() && cfg!(all(target_os = "linux", target_arch = "x86_64")) => {
+        Ok(Output { status, stdout, .. })
+            if status.success() && cfg!(all(target_os = "linux", target_arch = "x86_64")) =>
+        {
             String::from_utf8_lossy(&stdout).into_owned()
         }
         found => {
