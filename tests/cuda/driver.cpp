@@ -1,7 +1,7 @@
 // A CUDA driver that runs kernels in the emulator: a stand-in for libcuda.so.1, so that everything above the driver's
 // ABI (loading, argument lists, launch configurations, streams, events, graphs, copies, what is done about errors)
-// runs unchanged on a machine without a GPU. It is linked with the device sources, compiled with CONV_EMULATED, and
-// with a line CONV_EMULATED_KERNEL(name, threads) for each of their kernels.
+// runs unchanged on a machine without a GPU. It is linked with the device sources, compiled with CONV_EMULATED;
+// each of their kernels names itself by CONV_EMULATED_KERNEL.
 //
 // It is stricter than a driver where it can be. Work on a stream waits until something asks for it (a
 // synchronisation, an event, a copy to pageable memory), so that results read too early are not there and pinned
@@ -22,7 +22,7 @@
 
 namespace {
 
-// The driver's error codes.
+// The driver's error codes that it gives of itself.
 enum Code {
     SUCCESS = 0,
     INVALID_VALUE = 1,
@@ -86,12 +86,14 @@ std::map<std::string, Number>& settings() {
             {"seed", 1},                // of the shuffled order; likewise
             {"queue", 0},               // work on streams runs late, or at once
             {"lost", 0},                // the error code of everything from now on
+            {"fault", 0},               // the error code of kernels' faults, if not their own: one that does not
+                                        // end the use of the device lets tests go on behind a fault
             {"version", 13000},
-            {"devices", 1},
-            {"capability", 90},         // ten times the major number plus the minor one
-            {"multiprocessors", 132},
-            {"shared", 227 << 10},      // bytes that a block may ask for
-            {"memory", 4ll << 30},      // bytes of the device
+            {"devices", 4},
+            {"capability", 90},         // of the first device: ten times the major number plus the minor one
+            {"multiprocessors", 132},   // of it
+            {"shared", 227 << 10},      // bytes that a block of it may ask for
+            {"memory", 4ll << 30},      // bytes of all devices
             {"pools", 1},               // whether there are asynchronous allocations
         };
         for (auto [name, value] : defaults) all[name] = value;
@@ -113,6 +115,19 @@ std::map<std::string, Number>& settings() {
 }
 
 long long setting(const char* name) { return settings().at(name); }
+
+// What the devices are like. All but the first have so few multiprocessors that small problems fill them.
+struct Device {
+    int capability, multiprocessors, shared;
+};
+Device device(int ordinal) {
+    switch (ordinal) {
+        case 0: return {int(setting("capability")), int(setting("multiprocessors")), int(setting("shared"))};
+        case 1: return {90, 1, 227 << 10};
+        case 2: return {86, 2, 99 << 10};
+        default: return {75, 1, 64 << 10};
+    }
+}
 
 struct Call {
     long long count = 0;
@@ -144,8 +159,10 @@ std::map<std::string, Call>& calls() {
 }
 
 bool started = false;
+// A context is its device's number, from 0x1000.
 thread_local void* current_context = nullptr;
-void* const CONTEXT = reinterpret_cast<void*>(0x1000);
+constexpr uintptr_t CONTEXTS = 0x1000;
+Device current_device() { return device(int(reinterpret_cast<uintptr_t>(current_context) - CONTEXTS)); }
 
 enum Needs { NOTHING, START, A_CONTEXT };
 
@@ -399,11 +416,12 @@ int run_kernel(Function& function, dim3 grid, dim3 block, size_t shared, const s
     emulator::describe_address = describe;
     emulator::this_machine().schedule = schedule;
     function.kernel->launches++;
-    return emulator::launch(function.name.c_str(), grid, block, shared, body);
+    const int code = emulator::launch(function.name.c_str(), grid, block, shared, body);
+    return code && setting("fault") ? int(setting("fault")) : code;
 }
 
-// The text of an image that the stand-in for NVRTC made for this device: a line `CONV-EMULATED arch bytes hash`, then
-// the source. A real cubin is taken too: its names are in it.
+// The text of an image that the stand-in for NVRTC made for the current device, or for one that it can translate: a
+// line `CONV-EMULATED architecture bytes hash`, then the source. A real cubin is taken too: its names are in it.
 int read_image(const char* image, std::string& text) {
     if (memcmp(image, "\177ELF", 4) == 0) {
         uint64_t sections;
@@ -414,19 +432,23 @@ int read_image(const char* image, std::string& text) {
         text.assign(image, sections + uint64_t(size) * count);
         return SUCCESS;
     }
-    int major_minor, header;
-    char suffix[8];
+    int capability, header;
+    char kind[8], suffix[2] = "";
     size_t bytes;
     unsigned long long hash, found = 14695981039346656037ull;
-    if (strncmp(image, "CONV-EMULATED ", 14) != 0) return INVALID_IMAGE;
-    if (sscanf(image, "CONV-EMULATED sm_%d%7[a-z.] %zu %llx%n", &major_minor, suffix, &bytes, &hash, &header) != 4) return INVALID_IMAGE;
+    if (sscanf(image, "CONV-EMULATED %7[a-z]_%d%1[af]%n", kind, &capability, suffix, &header) != 3 &&
+        sscanf(image, "CONV-EMULATED %7[a-z]_%d%n", kind, &capability, &header) != 2)
+        return INVALID_IMAGE;
+    image += header;
+    if (sscanf(image, " %zu %llx%n", &bytes, &hash, &header) != 2 || image[header] != '\n') return INVALID_IMAGE;
     const char* start = image + header + 1;
-    if (image[header] != '\n' || strnlen(start, bytes) != bytes) return INVALID_IMAGE;
+    if (strnlen(start, bytes) != bytes) return INVALID_IMAGE;
     for (size_t i = 0; i < bytes; i++) found = (found ^ static_cast<unsigned char>(start[i])) * 1099511628211ull;
     if (found != hash) return INVALID_IMAGE;
-    const int device = setting("capability");
-    const bool exact = suffix[0] == 'a';
-    if (major_minor / 10 != device / 10 || major_minor > device || (exact && major_minor != device)) return NO_BINARY_FOR_GPU;
+    const int device = current_device().capability;
+    const bool machine_code = strcmp(kind, "sm") == 0;
+    if (capability > device || (machine_code && capability / 10 != device / 10)) return NO_BINARY_FOR_GPU;
+    if (suffix[0] == 'a' && capability != device) return NO_BINARY_FOR_GPU;
     text.assign(start, bytes);
     return SUCCESS;
 }
@@ -552,8 +574,9 @@ API cuDeviceTotalMem_v2(size_t* bytes, int) {
     *bytes = setting("memory");
     return SUCCESS;
 }
-API cuDeviceGetAttribute(int* value, int attribute, int) {
+API cuDeviceGetAttribute(int* value, int attribute, int ordinal) {
     ENTER(START);
+    const Device facts = device(ordinal);
     switch (attribute) {
         case 1: *value = 1024; break;                             // threads of a block
         case 2: case 3: *value = 1024; break;                     // along x and y
@@ -564,15 +587,15 @@ API cuDeviceGetAttribute(int* value, int attribute, int) {
         case 10: *value = 32; break;                              // lanes of a warp
         case 12: case 82: *value = 65536; break;                  // registers
         case 13: *value = 1000000; break;                         // kHz
-        case 16: *value = setting("multiprocessors"); break;
+        case 16: *value = facts.multiprocessors; break;
         case 36: *value = 1000000; break;                         // kHz of memory
         case 37: *value = 4096; break;                            // bits of its bus
         case 38: *value = 50 << 20; break;                        // bytes of the second-level cache
         case 39: *value = 2048; break;                            // threads of a multiprocessor
-        case 75: *value = setting("capability") / 10; break;
-        case 76: *value = setting("capability") % 10; break;
-        case 81: *value = setting("shared") + (1 << 10); break;   // shared bytes of a multiprocessor
-        case 97: *value = setting("shared"); break;               // of a block that asks for them
+        case 75: *value = facts.capability / 10; break;
+        case 76: *value = facts.capability % 10; break;
+        case 81: *value = facts.shared + (1 << 10); break;   // shared bytes of a multiprocessor
+        case 97: *value = facts.shared; break;               // of a block that asks for them
         case 106: *value = 32; break;                             // blocks of a multiprocessor
         case 115: *value = setting("pools"); break;
         default: *value = 0;
@@ -580,10 +603,11 @@ API cuDeviceGetAttribute(int* value, int attribute, int) {
     return SUCCESS;
 }
 
-API cuDevicePrimaryCtxRetain(void** context, int) {
+API cuDevicePrimaryCtxRetain(void** context, int device) {
     ENTER(START);
     if (setting("lost")) return setting("lost");
-    *context = CONTEXT;
+    if (device < 0 || device >= setting("devices")) return INVALID_DEVICE;
+    *context = reinterpret_cast<void*>(CONTEXTS + device);
     return SUCCESS;
 }
 API cuDevicePrimaryCtxRelease_v2(int) {
@@ -597,7 +621,8 @@ API cuCtxGetCurrent(void** context) {
 }
 API cuCtxSetCurrent(void* context) {
     ENTER(START);
-    if (context && context != CONTEXT) return INVALID_CONTEXT;
+    const uintptr_t number = reinterpret_cast<uintptr_t>(context);
+    if (context && (number < CONTEXTS || number >= CONTEXTS + setting("devices"))) return INVALID_CONTEXT;
     current_context = context;
     return SUCCESS;
 }
@@ -632,7 +657,7 @@ API cuFuncSetAttribute(void* function, int attribute, int value) {
     ENTER(A_CONTEXT);
     if (!lives<Function>(function)) return INVALID_HANDLE;
     if (attribute == 8) {  // dynamic shared memory
-        if (value < 0 || value > setting("shared")) return INVALID_VALUE;
+        if (value < 0 || value > current_device().shared) return INVALID_VALUE;
         static_cast<Function*>(function)->most_shared = value;
     }
     return SUCCESS;
@@ -651,7 +676,7 @@ API cuFuncSetCacheConfig(void*, int) {
 API cuOccupancyMaxActiveBlocksPerMultiprocessor(int* blocks, void* function, int threads, size_t shared) {
     ENTER(A_CONTEXT);
     if (!lives<Function>(function) || threads <= 0) return INVALID_VALUE;
-    const long long by_shared = (setting("shared") + (1 << 10)) / (static_cast<long long>(shared) + (1 << 10));
+    const long long by_shared = (current_device().shared + (1 << 10)) / (static_cast<long long>(shared) + (1 << 10));
     *blocks = static_cast<int>(std::min<long long>({2048 / threads, by_shared, 32}));
     return SUCCESS;
 }

@@ -4,11 +4,10 @@
 // CONV_EMULATED_NVRTC="version=12030,fail=6", or `emulated_nvrtc_set`.
 #include <algorithm>
 #include <atomic>
-#include <cctype>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
-#include <set>
+#include <iterator>
 #include <string>
 
 namespace {
@@ -47,11 +46,21 @@ Settings& settings() {
 
 struct Program {
     std::string source, image, log;
+    bool machine_code = false;
 };
 
 // The architectures of NVRTC 13.0.
-const std::set<std::string> KNOWN = {"75", "80", "86", "87", "88", "89", "90", "90a", "100", "100a", "100f", "103", "103a",
-                                     "103f", "110", "110a", "110f", "120", "120a", "120f", "121", "121a", "121f"};
+const int ARCHITECTURES[] = {75, 80, 86, 87, 88, 89, 90, 100, 103, 110, 120, 121};
+
+// Whether code can be made for `architecture`, such as sm_90a or compute_80.
+bool is_known(const std::string& architecture) {
+    const bool machine_code = architecture.rfind("sm_", 0) == 0;
+    if (!machine_code && architecture.rfind("compute_", 0) != 0) return false;
+    char* suffix;
+    const long number = strtol(architecture.c_str() + (machine_code ? 3 : 8), &suffix, 10);
+    const bool family = strcmp(suffix, "f") == 0 && number >= 100, exact = strcmp(suffix, "a") == 0 && number >= 90;
+    return (*suffix == 0 || family || exact) && std::count(std::begin(ARCHITECTURES), std::end(ARCHITECTURES), number);
+}
 
 const char* NAMES[] = {"NVRTC_SUCCESS",
                        "NVRTC_ERROR_OUT_OF_MEMORY",
@@ -84,9 +93,17 @@ API int nvrtcVersion(int* major, int* minor) {
     *minor = static_cast<int>(settings().version % 1000 / 10);
     return SUCCESS;
 }
+API int nvrtcGetNumSupportedArchs(int* count) {
+    *count = static_cast<int>(std::size(ARCHITECTURES));
+    return SUCCESS;
+}
+API int nvrtcGetSupportedArchs(int* architectures) {
+    std::copy(std::begin(ARCHITECTURES), std::end(ARCHITECTURES), architectures);
+    return SUCCESS;
+}
 API int nvrtcCreateProgram(Program** program, const char* source, const char*, int headers, const char* const*, const char* const*) {
     if (!source || headers != 0) return INVALID_INPUT;
-    *program = new Program{source, {}, {}};
+    *program = new Program{source, {}, {}, false};
     settings().programs++;
     return SUCCESS;
 }
@@ -105,9 +122,7 @@ API int nvrtcCompileProgram(Program* program, int count, const char* const* opti
         for (const char* name : {"--gpu-architecture=", "-arch="}) {
             if (option.rfind(name, 0) != 0) continue;
             arch = option.substr(strlen(name));
-            const bool known = (arch.rfind("sm_", 0) == 0 && KNOWN.count(arch.substr(3))) ||
-                               (arch.rfind("compute_", 0) == 0 && KNOWN.count(arch.substr(8)));
-            if (!known) {
+            if (!is_known(arch)) {
                 program->log = "nvrtc: error: invalid value for --gpu-architecture (-arch)\n";
                 return INVALID_OPTION;
             }
@@ -117,13 +132,12 @@ API int nvrtcCompileProgram(Program* program, int count, const char* const* opti
         program->log = "conv.cu(1): error: told to fail\n";
         return code;
     }
-    if (arch.empty()) arch = "sm_75";
-    if (arch.rfind("compute_", 0) == 0) arch = "sm_" + arch.substr(8);
+    program->machine_code = arch.rfind("sm_", 0) == 0;
+    if (arch.empty()) arch = "compute_75";
     unsigned long long hash = 14695981039346656037ull;
     for (const char c : program->source) hash = (hash ^ static_cast<unsigned char>(c)) * 1099511628211ull;
-    const std::string exact = isalpha(static_cast<unsigned char>(arch.back())) ? arch : arch + ".";
     char line[96];
-    snprintf(line, sizeof line, "CONV-EMULATED %s %zu %llx\n", exact.c_str(), program->source.size(), hash);
+    snprintf(line, sizeof line, "CONV-EMULATED %s %zu %llx\n", arch.c_str(), program->source.size(), hash);
     program->image = line + program->source;
     settings().compiled++;
     return SUCCESS;
@@ -143,5 +157,9 @@ API int nvrtcGetProgramLogSize(const Program* program, size_t* bytes) { return s
 API int nvrtcGetProgramLog(const Program* program, char* to) { return copy_of(program, &Program::log, to); }
 API int nvrtcGetPTXSize(const Program* program, size_t* bytes) { return size_of(program, &Program::image, bytes); }
 API int nvrtcGetPTX(const Program* program, char* to) { return copy_of(program, &Program::image, to); }
-API int nvrtcGetCUBINSize(const Program* program, size_t* bytes) { return size_of(program, &Program::image, bytes); }
+// There is machine code only for a real architecture.
+API int nvrtcGetCUBINSize(const Program* program, size_t* bytes) {
+    if (program && !program->machine_code) return *bytes = 0, SUCCESS;
+    return size_of(program, &Program::image, bytes);
+}
 API int nvrtcGetCUBIN(const Program* program, char* to) { return copy_of(program, &Program::image, to); }

@@ -192,13 +192,18 @@ impl Device {
     }
 
     fn load(&self, name: &'static str) -> Result<CudaFunction, ConvError> {
-        let source = source::source(&[name]);
+        self.load_source(name, &source::source(&[name]))
+    }
+
+    /// A function of any source, for tools: compiled, kept and loaded as those of the kernels.
+    #[doc(hidden)]
+    pub fn load_source(&self, name: &'static str, source: &str) -> Result<CudaFunction, ConvError> {
         let source_hash = cache::hash(source.as_bytes());
         let key = format!("{name} {source_hash:032x} {}", self.compiler.describe(&self.target));
         let code = match self.cache.get(name, &key) {
             Some(code) => code,
             None => {
-                let code = self.compiler.compile(name, &source, &self.target)?;
+                let code = self.compiler.compile(name, source, &self.target)?;
                 self.cache.put(name, &key, &code);
                 code
             }
