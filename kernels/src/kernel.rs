@@ -473,14 +473,16 @@ impl Plan for Prepared {
     }
 }
 
-/// The checks of every `plan`, before any work.
-pub(crate) fn check_plan(spec: &ConvSpec, weights: &[f32], options: &PlanOptions) -> Result<(), ConvError> {
+/// The checks of every `plan`, before any work, of a kernel of this accuracy: under [`Accuracy::Strict`] no other is
+/// taken, even by name.
+pub(crate) fn check_plan(
+    accuracy: Accuracy,
+    spec: &ConvSpec,
+    weights: &[f32],
+    options: &PlanOptions,
+) -> Result<(), ConvError> {
     options.check()?;
-    check_len("weights", weights.len(), spec.weights_len())
-}
-
-/// Under [`Accuracy::Strict`] no kernel is taken that is not of that accuracy, even by name.
-pub(crate) fn check_accuracy(accuracy: Accuracy, options: &PlanOptions) -> Result<(), ConvError> {
+    check_len("weights", weights.len(), spec.weights_len())?;
     if options.accuracy != Accuracy::Strict || accuracy == Accuracy::Strict {
         return Ok(());
     }
