@@ -150,7 +150,11 @@ fn units() -> Vec<(String, String)> {
         text.push_str(&planted(&source_of(&names)));
         (format!("kernels-{index}"), text)
     };
-    all.chunks(FUNCTIONS).enumerate().map(unit).collect()
+    let mut units: Vec<(String, String)> = all.chunks(FUNCTIONS).enumerate().map(unit).collect();
+    let (source, roofs) = harness::gpu::roof_source();
+    let kernels: String = roofs.iter().map(|name| format!("CONV_EMULATED_KERNEL({name}, 256)\n")).collect();
+    units.push(("kernels-roofs".to_owned(), format!("#include \"emulator.h\"\n{source}\n{kernels}")));
+    units
 }
 
 fn planted(source: &str) -> String {
