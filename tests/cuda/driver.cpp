@@ -86,6 +86,8 @@ std::map<std::string, Number>& settings() {
             {"seed", 1},                // of the shuffled order; likewise
             {"queue", 0},               // work on streams runs late, or at once
             {"lost", 0},                // the error code of everything from now on
+            {"fault", 0},               // the error code of kernels' faults, if not their own: one that does not
+                                        // end the use of the device lets tests go on behind a fault
             {"version", 13000},
             {"devices", 4},
             {"capability", 90},         // of the first device: ten times the major number plus the minor one
@@ -414,7 +416,8 @@ int run_kernel(Function& function, dim3 grid, dim3 block, size_t shared, const s
     emulator::describe_address = describe;
     emulator::this_machine().schedule = schedule;
     function.kernel->launches++;
-    return emulator::launch(function.name.c_str(), grid, block, shared, body);
+    const int code = emulator::launch(function.name.c_str(), grid, block, shared, body);
+    return code && setting("fault") ? int(setting("fault")) : code;
 }
 
 // The text of an image that the stand-in for NVRTC made for the current device, or for one that it can translate: a

@@ -32,6 +32,12 @@ const FLAGS: &[&str] = &[
 /// Checks of the device sources.
 const CHECKS: &str = "-fsanitize=alignment,signed-integer-overflow,shift,bounds";
 
+/// The variable by which a test process says that another one has told it where everything is.
+pub(crate) const CHILD: &str = "CONV_EMULATED_CHILD";
+
+/// Ways in which the emulator runs a kernel: three orders of threads, copies that land late or at once.
+pub(crate) const SCHEDULES: usize = 6;
+
 /// Device functions in a translation unit.
 const FUNCTIONS: usize = 6;
 
@@ -65,6 +71,14 @@ impl StandIn {
         let name = format!("{name}\0");
         // SAFETY: the name ends with a zero.
         assert_eq!(unsafe { set(name.as_ptr(), value) }, 1, "{name} is no setting");
+    }
+
+    /// Sets how the threads of blocks take turns in kernels that the calling thread runs: one of [`SCHEDULES`], with
+    /// another shuffle for each number.
+    pub(crate) fn schedule(&self, number: usize) {
+        self.set("order", (number % 3) as i64);
+        self.set("copies", (number / 3 % 2) as i64);
+        self.set("seed", number as i64);
     }
 
     /// Makes a function of the driver fail with a code, each time after some more calls; never, if `after` is negative.
@@ -117,13 +131,12 @@ fn make() -> Option<StandIn> {
     };
     let folder = build(&compiler, &version);
     let (driver, nvrtc) = (folder.join("libcuda.so.1"), folder.join("libnvrtc.so.13"));
-    let cache = folder.join(format!("cache-{}", std::process::id()));
-    // SAFETY: the other threads of this process are tests that wait for this one, and the one that started them.
-    unsafe {
-        std::env::set_var("CONV_CUDA_DRIVER", &driver);
-        std::env::set_var("CONV_NVRTC", &nvrtc);
-        if std::env::var_os("CONV_CUDA_CACHE").is_none() {
-            std::env::set_var("CONV_CUDA_CACHE", &cache);
+    if std::env::var_os(CHILD).is_none() {
+        // SAFETY: the other threads of this process are tests that wait for this one, and the one that started them.
+        unsafe {
+            std::env::set_var("CONV_CUDA_DRIVER", &driver);
+            std::env::set_var("CONV_NVRTC", &nvrtc);
+            std::env::set_var("CONV_CUDA_CACHE", folder.join("cache"));
         }
     }
     // SAFETY: these are the libraries that were built for this.
@@ -140,17 +153,22 @@ fn machine_flags() -> &'static [&'static str] {
     &[]
 }
 
-/// The translation units with device functions, by the names of their files. `CONV_EMULATED_SED` is an expression for
-/// sed that plants a fault in the device sources: what tests/cuda/mutations.sh is for.
+/// Whether a device function is compiled: all of them are, unless `CONV_EMULATED_ONLY` has parts of names, separated by
+/// commas.
+pub(crate) fn is_wanted(function: &str) -> bool {
+    std::env::var("CONV_EMULATED_ONLY")
+        .map_or(true, |parts| parts.split(',').any(|part| function.contains(part)))
+}
+
+/// The translation units with device functions, by their names. `CONV_EMULATED_SED` is an expression for sed that
+/// plants a fault in the device sources: what tests/cuda/mutations.sh is for.
 fn units() -> Vec<(String, String)> {
-    let all = functions();
-    let unit = |(index, chunk): (usize, &[kernels::cuda::Function])| {
-        let names: Vec<&str> = chunk.iter().map(|function| function.name).collect();
-        let mut text = String::from("#include \"emulator.h\"\n");
-        text.push_str(&planted(&source_of(&names)));
-        (format!("kernels-{index}"), text)
+    let names: Vec<&str> = functions().iter().map(|function| function.name).collect();
+    let names: Vec<&str> = names.into_iter().filter(|name| is_wanted(name)).collect();
+    let unit = |(index, chunk): (usize, &[&str])| {
+        (format!("kernels-{index}"), format!("#include \"emulator.h\"\n{}", planted(&source_of(chunk))))
     };
-    let mut units: Vec<(String, String)> = all.chunks(FUNCTIONS).enumerate().map(unit).collect();
+    let mut units: Vec<(String, String)> = names.chunks(FUNCTIONS).enumerate().map(unit).collect();
     let (source, roofs) = harness::gpu::roof_source();
     let kernels: String = roofs.iter().map(|name| format!("CONV_EMULATED_KERNEL({name}, 256)\n")).collect();
     units.push(("kernels-roofs".to_owned(), format!("#include \"emulator.h\"\n{source}\n{kernels}")));
@@ -174,70 +192,104 @@ fn planted(source: &str) -> String {
     text
 }
 
-/// The folder with everything built; builds it in a folder of its own and renames that, so that it is whole whenever
-/// it is there.
+/// The folder with everything built.
 fn build(compiler: &str, version: &str) -> PathBuf {
+    let began = std::time::Instant::now();
+    let base = Path::new(env!("CARGO_TARGET_TMPDIR")).join("emulated-gpu");
     let mut sources = units();
     sources.push(("driver".to_owned(), DRIVER.to_owned()));
     sources.push(("nvrtc".to_owned(), NVRTC.to_owned()));
-    sources.push(("emulator_test".to_owned(), EMULATOR_TEST.to_owned()));
-    let mut hash = DefaultHasher::new();
-    (compiler, version, FLAGS, CHECKS, machine_flags(), EMULATOR, &sources).hash(&mut hash);
-    let base = Path::new(env!("CARGO_TARGET_TMPDIR"));
-    let folder = base.join(format!("emulated-gpu-{:016x}", hash.finish()));
-    if folder.exists() {
-        return folder;
+    sources.push(("emulator-test".to_owned(), EMULATOR_TEST.to_owned()));
+    let objects = compile(compiler, version, &base.join("objects"), &sources);
+
+    let folder = base.join(format!("{:016x}", hash_of(&objects)));
+    if !folder.exists() {
+        whole(&folder, |work| {
+            fs::create_dir_all(work).unwrap();
+            let link = |out: &str, flags: &[&str], wanted: fn(&str) -> bool| {
+                let mut command = Command::new(compiler);
+                command.current_dir(work).args(flags);
+                sources
+                    .iter()
+                    .zip(&objects)
+                    .filter(|((name, _), _)| wanted(name))
+                    .for_each(|(_, object)| drop(command.arg(object)));
+                run(command.args(["-o", out]));
+            };
+            // cudarc looks for this name first: where a driver is installed, another would find that one.
+            link("libcuda.so.1", &["-shared", "-Wl,-soname,libcuda.so"], |name| {
+                name == "driver" || name.starts_with("kernels-")
+            });
+            link("libnvrtc.so.13", &["-shared", "-Wl,-soname,libnvrtc.so.13"], |name| name == "nvrtc");
+            link("emulator-test", &[], |name| name == "emulator-test");
+        });
     }
-    let began = std::time::Instant::now();
-    let work = base.join(format!("emulated-gpu-{}.building", std::process::id()));
-    let _ = fs::remove_dir_all(&work);
-    fs::create_dir_all(&work).unwrap();
-    fs::write(work.join("emulator.h"), EMULATOR).unwrap();
-    for (name, text) in &sources {
-        fs::write(work.join(format!("{name}.cpp")), text).unwrap();
-    }
-    compile_all(compiler, &work, &sources);
-    let objects = |wanted: fn(&str) -> bool| -> Vec<String> {
-        sources.iter().filter(|(name, _)| wanted(name)).map(|(name, _)| format!("{name}.o")).collect()
-    };
-    let link = |out: &str, flags: &[&str], objects: &[String]| {
-        run(Command::new(compiler).current_dir(&work).args(flags).args(objects).args(["-o", out]));
-    };
-    let cuda = objects(|name| name == "driver" || name.starts_with("kernels-"));
-    // cudarc looks for this name first: where a driver is installed, another would find that one.
-    link("libcuda.so.1", &["-shared", "-Wl,-soname,libcuda.so"], &cuda);
-    link("libnvrtc.so.13", &["-shared", "-Wl,-soname,libnvrtc.so.13"], &objects(|name| name == "nvrtc"));
-    link("emulator-test", &[], &objects(|name| name == "emulator_test"));
-    for object in objects(|_| true) {
-        let _ = fs::remove_file(work.join(object));
-    }
-    // Another process may have been faster: its folder is as good.
-    if fs::rename(&work, &folder).is_err() {
-        assert!(folder.exists(), "{} could not be renamed", work.display());
-        let _ = fs::remove_dir_all(&work);
-    }
-    println!("emulated GPU: {} files compiled in {:.1} s", sources.len(), began.elapsed().as_secs_f64());
+    println!("emulated GPU: {} ({:.1} s)", folder.display(), began.elapsed().as_secs_f64());
     folder
 }
 
-/// Compiles with as many compilers at once as there are cores, large files first.
-fn compile_all(compiler: &str, folder: &Path, sources: &[(String, String)]) {
-    let cores = std::thread::available_parallelism().map_or(1, usize::from);
-    let next = AtomicUsize::new(0);
-    std::thread::scope(|scope| {
-        for _ in 0..cores.min(sources.len()) {
-            scope.spawn(|| {
-                while let Some((name, _)) = sources.get(next.fetch_add(1, Ordering::Relaxed)) {
-                    let mut command = Command::new(compiler);
-                    command.current_dir(folder).args(FLAGS).args(machine_flags());
-                    if name.starts_with("kernels-") || name == "emulator_test" {
-                        command.arg(CHECKS);
-                    }
-                    run(command.args(["-c", &format!("{name}.cpp"), "-o", &format!("{name}.o")]));
-                }
+fn hash_of(value: &impl Hash) -> u64 {
+    let mut hash = DefaultHasher::new();
+    value.hash(&mut hash);
+    hash.finish()
+}
+
+/// Makes a file or folder elsewhere and moves it into place, so that it is whole whenever it is there.
+fn whole(path: &Path, make: impl FnOnce(&Path)) {
+    let name = path.file_name().unwrap().to_string_lossy();
+    let work = path.with_file_name(format!("{}-{name}", std::process::id()));
+    make(&work);
+    // Another process may have been faster: what it made is as good.
+    if let Err(error) = fs::rename(&work, path) {
+        assert!(path.exists(), "{}: {error}", path.display());
+        let _ = fs::remove_dir_all(&work);
+    }
+}
+
+/// Compiles what is not there yet, with as many compilers at once as there are cores. Objects are named by a hash of
+/// all that they are made from.
+fn compile(compiler: &str, version: &str, folder: &Path, sources: &[(String, String)]) -> Vec<PathBuf> {
+    let header = folder.join(format!("{:016x}", hash_of(&EMULATOR)));
+    if !header.join("emulator.h").exists() {
+        fs::create_dir_all(folder).unwrap();
+        whole(&header, |work| {
+            fs::create_dir_all(work).unwrap();
+            fs::write(work.join("emulator.h"), EMULATOR).unwrap();
+        });
+    }
+    let compile = |(name, text): &(String, String)| -> PathBuf {
+        let checks = if name.starts_with("kernels-") || name == "emulator-test" { CHECKS } else { "" };
+        let mut flags: Vec<&str> = FLAGS.iter().chain(machine_flags()).copied().collect();
+        flags.extend(Some(checks).filter(|checks| !checks.is_empty()));
+        let hash = hash_of(&(compiler, version, &flags, EMULATOR, text));
+        let (object, source) =
+            (folder.join(format!("{name}-{hash:016x}.o")), folder.join(format!("{name}-{hash:016x}.cpp")));
+        if !object.exists() {
+            whole(&source, |work| fs::write(work, text).unwrap());
+            whole(&object, |work| {
+                let mut command = Command::new(compiler);
+                command.args(&flags).arg("-I").arg(&header).arg("-c").arg(&source).arg("-o").arg(work);
+                run(&mut command);
             });
         }
+        object
+    };
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    let next = AtomicUsize::new(0);
+    let mut objects: Vec<(usize, PathBuf)> = std::thread::scope(|scope| {
+        let work = || {
+            let index = || next.fetch_add(1, Ordering::Relaxed);
+            let one = |index: usize| sources.get(index).map(|source| (index, compile(source)));
+            std::iter::from_fn(|| one(index())).collect::<Vec<_>>()
+        };
+        let threads: Vec<_> = (0..cores.min(sources.len())).map(|_| scope.spawn(work)).collect();
+        threads
+            .into_iter()
+            .flat_map(|thread| thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
+            .collect()
     });
+    objects.sort();
+    objects.into_iter().map(|(_, object)| object).collect()
 }
 
 fn run(command: &mut Command) {
