@@ -9,6 +9,7 @@ const HEADERS: &[&str] = &[
     include_str!("device/tiles.cuh"),
     include_str!("device/epilogue.cuh"),
     include_str!("device/simt.cuh"),
+    include_str!("device/mma.cuh"),
     include_str!("device/reduce.cuh"),
 ];
 
