@@ -64,7 +64,7 @@ pub(crate) struct Schedule {
 
 impl Method {
     /// The id of the kernel.
-    pub(crate) fn id(self) -> &'static str {
+    pub(crate) const fn id(self) -> &'static str {
         match self {
             Method::Auto => "cuda",
             Method::Fp32 => "cuda-fp32",
