@@ -10,7 +10,7 @@ mod cuda {
     use std::path::{Path, PathBuf};
     use std::process::{Command, Output};
 
-    use harness::record::{self, Clock, Launches, Precision, Record, Role, Status};
+    use harness::record::{self, Clock, Precision, Record, Role, Status};
 
     use super::standin::{StandIn, stand_in};
 
@@ -120,6 +120,8 @@ mod cuda {
         let path = temporary(name);
         let mut command = convbench();
         command.args(["bench", "--time", "0.002", "--json"]).arg(&path).args(args);
+        // What is allocated is also written, and the tests run beside each other.
+        command.env("CONV_EMULATED", "memory=50000000");
         if let Some((library, setting)) = cudnn {
             command.args(["--peers", "cudnn", "--cudnn"]).arg(library).env("CONV_EMULATED_CUDNN", setting);
         }
@@ -209,7 +211,9 @@ mod cuda {
                 "{fp32:?}"
             );
             assert!(tf32.kernel.ends_with(" tensor-op") && tf32.max_error > fp32.max_error, "{tf32:?}");
-            assert_eq!((of("cuda-fp32").baseline.as_deref(), tf32.ratio), (Some("cudnn"), None));
+            // Each beside the baseline of its precision.
+            let baselines = [of("cuda-fp32"), fp32, tf32].map(|row| row.baseline.as_deref());
+            assert_eq!(baselines, [Some("cudnn"), Some("cudnn"), Some("cudnn-tf32")]);
             assert!(of("cuda-fp32").ratio.unwrap() > 0.0);
             // What another layout would cost is said.
             let other = fp32.kernel.contains("nhwc") != spec.ends_with("nhwc");
@@ -246,6 +250,7 @@ mod cuda {
             "cuda-fp32,direct",
         ]);
         command.args(["--peers", "cudnn", "--cudnn"]).arg(&library).arg("--json").arg(&path);
+        command.env("CONV_EMULATED", "memory=50000000");
         let output = command.output().unwrap();
         let shown = text(&output.stdout);
         assert!(output.status.success(), "{shown}{}", text(&output.stderr));
@@ -267,6 +272,49 @@ mod cuda {
         fs::remove_file(path).unwrap();
     }
 
+    /// Of a GPU with one multiprocessor, so that it does not take long. (The emulator's tensor cores are not what roofs
+    /// use: they take no time at all.)
+    #[test]
+    fn info_measures_the_roofs() {
+        let Some(_) = stand_in() else { return };
+        let settings = "multiprocessors=1,capability=80,memory=50000000";
+        let output = convbench().args(["info", "--json"]).env("CONV_EMULATED", settings).output().unwrap();
+        assert!(output.status.success(), "{}", text(&output.stderr));
+        let info: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+        assert_eq!(
+            (&info["gpus"][0]["multiprocessors"], &info["gpu_reason"]),
+            (&1.into(), &().into()),
+            "{info}"
+        );
+        let roofs = info["gpu_roofs"].as_array().unwrap();
+        assert_eq!(roofs.len(), 9);
+        for roof in roofs {
+            let fits = roof["name"].as_str().unwrap().ends_with("peak") == (roof["unit"] == "GFLOP/s");
+            assert!(roof["rate"].as_f64().unwrap() > 0.0 && fits, "{roof}");
+        }
+        let output = convbench().args(["info"]).env("CONV_EMULATED", settings).output().unwrap();
+        assert!(text(&output.stdout).contains("  GPU memory copy "), "{}", text(&output.stdout));
+    }
+
+    /// A row's share of the roof that binds it.
+    #[test]
+    fn rows_have_roofs() {
+        let Some(_) = stand_in() else { return };
+        let path = temporary("roofs.jsonl");
+        let mut command = convbench();
+        command.args(["bench", "--time", "0.002", "--roofs", "--kernel", "cuda-fp32", "--json"]).arg(&path);
+        command.args(["--spec", "c8 h8 w8 o8 k3 p1"]);
+        let output = command.env("CONV_EMULATED", "multiprocessors=1,memory=50000000").output().unwrap();
+        assert!(output.status.success(), "{}", text(&output.stderr));
+        for row in record::read(&path).unwrap().0 {
+            // Copies to the GPU and back are under no roof.
+            let has = row.clock == Clock::Device;
+            assert_eq!((row.roof_fraction.is_some(), row.peak_gflops.is_some()), (has, has), "{row:?}");
+            assert_eq!(row.bandwidth_level.as_deref(), has.then_some("GPU L2"));
+        }
+        fs::remove_file(path).unwrap();
+    }
+
     /// Whatever a driver refuses is a row with the reason, and the others go on.
     #[test]
     fn too_little_memory_is_a_reason() {
@@ -278,7 +326,7 @@ mod cuda {
         let output = command.output().unwrap();
         assert_eq!(output.status.code(), Some(2), "{}", text(&output.stdout));
         let rows = record::read(&path).unwrap().0;
-        assert_eq!((rows[0].status, rows[0].launches), (Status::TooLarge, None::<Launches>), "{rows:?}");
+        assert_eq!((rows[0].status, rows[0].launches), (Status::TooLarge, None), "{rows:?}");
         fs::remove_file(path).unwrap();
     }
 }

@@ -37,7 +37,7 @@ pub struct Run {
     /// The machine's load over the last minute when the run began: threads that wanted to run.
     pub load: f64,
     /// The GPU, where anything was measured on it.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default)]
     pub gpu: Option<String>,
 }
 

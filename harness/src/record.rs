@@ -254,13 +254,13 @@ pub struct Record {
     #[serde(default)]
     pub streams: Option<bool>,
     /// The GPU that ran it; absent where the CPU did.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default)]
     pub device: Option<String>,
     /// What products are computed in, where that is less than f32.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default)]
     pub precision: Option<Precision>,
     /// How runs were started, of rows by the GPU's clock.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default)]
     pub launches: Option<Launches>,
     /// The run that measured the row.
     #[serde(default)]

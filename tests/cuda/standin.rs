@@ -167,7 +167,11 @@ fn units() -> Vec<(String, String)> {
     let unit = |(index, chunk): (usize, &[&str])| {
         (format!("kernels-{index}"), format!("#include \"emulator.h\"\n{}", planted(&source_of(chunk))))
     };
-    names.chunks(FUNCTIONS).enumerate().map(unit).collect()
+    let mut units: Vec<(String, String)> = names.chunks(FUNCTIONS).enumerate().map(unit).collect();
+    let (source, roofs) = harness::gpu::roof_source();
+    let kernels: String = roofs.iter().map(|name| format!("CONV_EMULATED_KERNEL({name}, 256)\n")).collect();
+    units.push(("kernels-roofs".to_owned(), format!("#include \"emulator.h\"\n{source}\n{kernels}")));
+    units
 }
 
 fn planted(source: &str) -> String {

@@ -165,6 +165,14 @@ pub fn stream(traffic: Traffic, level: Level) -> Result<Box<dyn Roof>, String> {
     Err(format!("{traffic:?}, {}: {WITHOUT}", level.name))
 }
 
+/// The source of the kernels that roofs are measured with, and the names of those that every GPU can run; each is
+/// launched with 256 threads.
+#[cfg(feature = "cuda")]
+#[doc(hidden)]
+pub fn roof_source() -> (&'static str, &'static [&'static str]) {
+    (roofs::SOURCE, &["roof_fp32", "roof_tf32", "roof_bf16", "roof_read", "roof_write", "roof_copy"])
+}
+
 /// The levels of the GPU's memory.
 ///
 /// # Errors

@@ -114,8 +114,8 @@ __device__ inline void roof_wgmma(float* out, float factor, int steps)
 #pragma unroll
     for (int i = 0; i < 128; ++i) d[i] = 0;
     unsigned long long left = roof_operand(operands), right = roof_operand(operands + 64 * 32);
-    asm volatile("wgmma.fence.sync.aligned;" ::: "memory");
     for (int step = 0; step < steps; ++step) {
+        asm volatile("wgmma.fence.sync.aligned;" ::: "memory");
 #pragma unroll
         for (int repeat = 0; repeat < 4; ++repeat) {
             if (TF32) ROOF_WGMMA("m64n256k8", "tf32.tf32", "");

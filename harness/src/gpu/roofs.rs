@@ -12,7 +12,7 @@ use crate::limits::{Roof, Traffic};
 use crate::pinning::Pool;
 
 /// The kernels, compiled at run time for the GPU at hand.
-const SOURCE: &str = include_str!("roofs.cu");
+pub(super) const SOURCE: &str = include_str!("roofs.cu");
 
 /// Threads of a block; blocks for each multiprocessor, as many as keep it busy.
 const THREADS: u32 = 256;

@@ -240,6 +240,11 @@ impl Device {
 
     /// An error if the GPU is lost.
     pub(crate) fn working(&self) -> Result<(), LostDevice<'_>> {
+        // What failed while something was dropped, with nobody to tell, cudarc would tell whoever calls next. It is no
+        // failure of theirs, unless nothing works any more.
+        if let Err(e) = self.context.check_err() {
+            self.error("a release of buffers", e);
+        }
         self.lost.get().map_or(Ok(()), |lost| Err(LostDevice(lost)))
     }
 }

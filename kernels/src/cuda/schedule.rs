@@ -1,11 +1,11 @@
 //! What runs on the device for a convolution: plain data, made without a device.
 
-use super::pack;
 use super::params::Params;
 use super::tiling;
 use super::variant::{STEPS, Window};
+use super::{depthwise, pack, winograd};
 use crate::error::{ConvError, Unsupported};
-use crate::kernel::{ErrorModel, PlanOptions};
+use crate::kernel::{Accuracy, ErrorModel, PlanOptions};
 use crate::spec::{ConvSpec, Layout};
 
 /// What of a device a schedule depends on.
@@ -76,9 +76,49 @@ impl Method {
         }
     }
 
+    /// The bound of the rounding errors.
+    ///
+    /// A tensor core adds 8 products to a sum by aligning all of them to the largest and truncating, each of
+    /// the 9 and their sum by less than 2⁻²³ = 2u of the largest: 20u, by Fasi et al., "Numerical behavior of
+    /// NVIDIA tensor cores" (2021), for which no vendor vouches. That is 2.5u for each step, a little more for what
+    /// rounded operands exceed the given ones.
+    fn error_model(self, spec: &ConvSpec) -> ErrorModel {
+        let steps = pack::steps(spec).1 as f64;
+        // One for the bias, one for the previous output, one for the parts.
+        let ends = 3.0;
+        match self {
+            Method::Auto | Method::Fp32 | Method::Depthwise => ErrorModel::sum(spec),
+            // Six products of 8 steps are truncated; the sums of tiles are added in f32. Splitting leaves out
+            // 8u of a product: 4u for small·small, 2u for the last place of each operand.
+            Method::Tf32x3 => ErrorModel::Rounded {
+                k: 6.0 * 20.5 + 8.0 + steps / STEPS as f64 + ends,
+                operand: 2f64.powi(-135),
+            },
+            // 2 · 2⁻¹¹ + 2⁻²² of a product.
+            Method::Tf32 => ErrorModel::Rounded { k: 16388.0 + 2.6 * steps + ends, operand: 2f64.powi(-136) },
+            // 2 · 2⁻⁸ + 2⁻¹⁶ of a product.
+            Method::Bf16 => {
+                ErrorModel::Rounded { k: 131328.0 + 2.6 * steps + ends, operand: 2f64.powi(-133) }
+            }
+            Method::Winograd => winograd::error_model(spec),
+        }
+    }
+
     /// Whether the method covers a convolution; if not, what of it is not supported.
     pub(crate) fn supports(self, spec: &ConvSpec) -> Result<(), String> {
-        check_sizes(self, spec)
+        let [kh, kw] = spec.kernel();
+        match self {
+            Method::Tf32x3 | Method::Tf32 | Method::Bf16 if window_of(spec) == Window::Wide => {
+                return Err(format!("kernel {kh}x{kw} (needs at most 16x15)"));
+            }
+            Method::Depthwise if !spec.is_depthwise() => {
+                let (groups, channels) = (spec.groups(), spec.in_channels());
+                return Err(format!("{groups} groups of {channels} channels (needs a channel in each)"));
+            }
+            Method::Winograd => winograd::supports(spec)?,
+            _ => {}
+        }
+        check_sizes(spec)
     }
 }
 
@@ -86,8 +126,7 @@ impl Method {
 const MOST: usize = i32::MAX as usize;
 
 /// Whether everything that a kernel counts fits 32 bits.
-fn check_sizes(method: Method, spec: &ConvSpec) -> Result<(), String> {
-    let _ = method;
+fn check_sizes(spec: &ConvSpec) -> Result<(), String> {
     let at_most = |what: &str, size: Option<usize>, most: usize| match size {
         Some(size) if size <= most => Ok(()),
         Some(size) => Err(format!("{what} of {size} (at most {most})")),
@@ -112,7 +151,16 @@ fn check_sizes(method: Method, spec: &ConvSpec) -> Result<(), String> {
         product(&[spec.group_in_channels(), kh, kw]).and_then(|steps| steps.checked_next_multiple_of(STEPS));
     let filters = spec.group_out_channels().checked_next_multiple_of(16);
     let packed = steps.zip(filters).and_then(|(steps, filters)| product(&[spec.groups(), steps, filters]));
-    at_most("packed weights", packed, MOST)
+    at_most("packed weights", packed, MOST)?;
+    // Winograd's, 16 elements for each channel.
+    if [kh, kw] == [3, 3] {
+        let channels = spec.group_in_channels().checked_next_multiple_of(8);
+        let packed = channels
+            .zip(filters)
+            .and_then(|(channels, filters)| product(&[spec.groups(), 16, channels, filters]));
+        at_most("packed weights", packed, MOST)?;
+    }
+    Ok(())
 }
 
 /// How the parts of a convolution's windows are told apart.
@@ -145,22 +193,68 @@ pub(crate) fn resized(
     let unsupported = |what| Unsupported::new(method.id(), what, spec);
     method.supports(spec).map_err(unsupported)?;
     let settled = match method {
-        Method::Auto => Method::Fp32,
+        Method::Auto => choose(spec, options, limits),
         named => named,
     };
     let params = params(settled, spec, options);
-    let tiling =
-        tiling::best(settled, spec, &params, limits).ok_or_else(|| unsupported(tiling::missing(limits)))?;
-    let (launches, scratch_len) = tiling.launches(params);
+    let (launches, scratch_len) = match settled {
+        Method::Depthwise => Some((vec![depthwise::launch(spec, params)], 0)),
+        Method::Winograd => winograd::launch(spec, params, limits).map(|launch| (vec![launch], 0)),
+        _ => tiling::best(settled, spec, &params, limits).map(|(_, tiling)| tiling.launches(params)),
+    }
+    .ok_or_else(|| unsupported(missing(limits)))?;
+    let offsets = match settled {
+        Method::Depthwise | Method::Winograd => Vec::new(),
+        _ => pack::offsets(spec, window_of(spec))?,
+    };
     Ok(Schedule {
         method: settled,
         launches,
         weights: Vec::new(),
-        offsets: pack::offsets(spec, window_of(spec))?,
+        offsets,
         scratch_len,
-        error_model: ErrorModel::sum(spec),
-        flops: spec.flops(),
+        error_model: settled.error_model(spec),
+        flops: if settled == Method::Winograd { winograd::flops(spec) } else { spec.flops() },
     })
+}
+
+/// Why no function runs.
+fn missing(limits: &Limits) -> String {
+    let (major, minor) = limits.compute_capability;
+    format!(
+        "compute capability {major}.{minor} with {} bytes of shared memory a block (needs 8.0 and more)",
+        limits.shared_bytes
+    )
+}
+
+/// Whether the device's tensor cores do three products of TF32 in less time than its CUDA cores one of f32:
+/// data-centre devices' do, others multiply TF32 at one to two times the rate of f32.
+fn has_fast_tf32(limits: &Limits) -> bool {
+    matches!(limits.compute_capability, (8, 0) | (9, 0) | (10, 0 | 3))
+}
+
+/// The method of f32's accuracy that should take least time.
+fn choose(spec: &ConvSpec, options: &PlanOptions, limits: &Limits) -> Method {
+    if Method::Depthwise.supports(spec).is_ok() {
+        return Method::Depthwise;
+    }
+    let tiled = |method: Method| {
+        let params = params(method, spec, options);
+        tiling::best(method, spec, &params, limits).map(|(cost, _)| (cost, method))
+    };
+    let mut costs = vec![tiled(Method::Fp32)];
+    if options.accuracy > Accuracy::Strict {
+        if has_fast_tf32(limits) && Method::Tf32x3.supports(spec).is_ok() {
+            costs.push(tiled(Method::Tf32x3));
+        }
+        if Method::Winograd.supports(spec).is_ok() {
+            let params = params(Method::Winograd, spec, options);
+            let launch = winograd::launch(spec, params, limits);
+            costs.push(launch.map(|launch| (winograd::cost(&launch, &params, limits), Method::Winograd)));
+        }
+    }
+    let best = costs.into_iter().flatten().min_by(|(a, _), (b, _)| a.total_cmp(b));
+    best.map_or(Method::Fp32, |(_, method)| method)
 }
 
 /// The parameters that do not depend on tiles. Everything fits: `Method::supports` has looked.

@@ -98,6 +98,60 @@ macro_rules! simt {
     };
 }
 
+/// A row for `CONV_MMA`, with its arguments in the same order; then the efficiency.
+macro_rules! mma {
+    ($name:ident, $product:ident, $layout:ident, $width:literal, $bm:literal, $bn:literal, $wm:literal,
+     $wn:literal, $stages:literal, $blocks:literal; $efficiency:literal) => {
+        Variant {
+            function: stringify!($name),
+            instance: concat!(
+                "CONV_MMA(",
+                stringify!($name),
+                ", ",
+                stringify!($product),
+                ", ",
+                stringify!($layout),
+                ", ",
+                $width,
+                ", ",
+                $bm,
+                ", ",
+                $bn,
+                ", ",
+                $wm,
+                ", ",
+                $wn,
+                ", ",
+                $stages,
+                ", ",
+                $blocks,
+                ")\n"
+            ),
+            method: product!($product),
+            layout: layout!($layout),
+            width: $width,
+            window: Window::Masked,
+            tile: [$bm, $bn],
+            threads: $bm / $wm * ($bn / $wn) * 32,
+            shared_bytes: (4 * $stages * (STEPS * $bm + pixel_floats(layout!($layout), $bn, 8))) as u32,
+            capability: (8, 0),
+            efficiency: $efficiency,
+        }
+    };
+}
+
+macro_rules! product {
+    (TF32X3) => {
+        Method::Tf32x3
+    };
+    (TF32) => {
+        Method::Tf32
+    };
+    (BF16) => {
+        Method::Bf16
+    };
+}
+
 /// Every function that multiplies tiles.
 #[rustfmt::skip]
 pub(crate) static VARIANTS: &[Variant] = &[
@@ -128,6 +182,27 @@ pub(crate) static VARIANTS: &[Variant] = &[
     simt!(conv_fp32_nhwc4_64x64_wide, NHWC, 4, 64, 64, 4, 8, 2, Wide, 3; 0.45),
     simt!(conv_fp32_nhwc_64x64_staged, NHWC, 1, 64, 64, 4, 8, 2, Masked, 3; 0.5),
     simt!(conv_fp32_nhwc_64x64_wide, NHWC, 1, 64, 64, 4, 8, 2, Wide, 3; 0.45),
+    mma!(conv_tf32x3_nchw_128x128, TF32X3, NCHW, 1, 128, 128, 64, 32, 3, 1; 1.20),
+    mma!(conv_tf32x3_nchw_64x128, TF32X3, NCHW, 1, 64, 128, 64, 32, 3, 2; 1.14),
+    mma!(conv_tf32x3_nchw_128x64, TF32X3, NCHW, 1, 128, 64, 64, 32, 3, 2; 1.14),
+    mma!(conv_tf32x3_nchw_64x64, TF32X3, NCHW, 1, 64, 64, 32, 32, 3, 3; 0.96),
+    mma!(conv_tf32x3_nchw_32x128, TF32X3, NCHW, 1, 32, 128, 32, 32, 3, 3; 0.96),
+    mma!(conv_tf32x3_nhwc4_128x128, TF32X3, NHWC, 4, 128, 128, 32, 64, 3, 1; 1.20),
+    mma!(conv_tf32x3_nhwc4_64x128, TF32X3, NHWC, 4, 64, 128, 32, 64, 3, 2; 1.14),
+    mma!(conv_tf32x3_nhwc4_128x64, TF32X3, NHWC, 4, 128, 64, 32, 64, 3, 2; 1.14),
+    mma!(conv_tf32x3_nhwc4_64x64, TF32X3, NHWC, 4, 64, 64, 32, 32, 3, 3; 0.96),
+    mma!(conv_tf32x3_nhwc4_32x128, TF32X3, NHWC, 4, 32, 128, 32, 32, 3, 3; 0.96),
+    mma!(conv_tf32x3_nhwc_64x64, TF32X3, NHWC, 1, 64, 64, 32, 32, 3, 3; 0.96),
+    mma!(conv_tf32_nchw_128x128, TF32, NCHW, 1, 128, 128, 64, 32, 4, 1; 3.00),
+    mma!(conv_tf32_nchw_64x64, TF32, NCHW, 1, 64, 64, 32, 32, 4, 3; 2.40),
+    mma!(conv_tf32_nhwc4_128x128, TF32, NHWC, 4, 128, 128, 32, 64, 4, 1; 3.00),
+    mma!(conv_tf32_nhwc4_64x64, TF32, NHWC, 4, 64, 64, 32, 32, 4, 3; 2.40),
+    mma!(conv_tf32_nhwc_64x64, TF32, NHWC, 1, 64, 64, 32, 32, 4, 3; 2.40),
+    mma!(conv_bf16_nchw_128x128, BF16, NCHW, 1, 128, 128, 64, 32, 4, 1; 4.00),
+    mma!(conv_bf16_nchw_64x64, BF16, NCHW, 1, 64, 64, 32, 32, 4, 3; 3.20),
+    mma!(conv_bf16_nhwc4_128x128, BF16, NHWC, 4, 128, 128, 32, 64, 4, 1; 4.00),
+    mma!(conv_bf16_nhwc4_64x64, BF16, NHWC, 4, 64, 64, 32, 32, 4, 3; 3.20),
+    mma!(conv_bf16_nhwc_64x64, BF16, NHWC, 1, 64, 64, 32, 32, 4, 3; 3.20),
 ];
 
 /// A device function, for tools and tests that compile or launch it.

@@ -23,8 +23,10 @@ pub(super) enum Math {
     Tf32,
 }
 
-/// Bytes that an algorithm may use: less would keep out the fastest ones.
+/// Bytes that an algorithm may use: less would keep out the fastest ones. Where the GPU has not so much left, half of
+/// it, and so on, but no less than the last.
 const WORKSPACE: usize = 1 << 30;
+const LEAST_WORKSPACE: usize = 16 << 20;
 /// Algorithms there are.
 const ALGORITHMS: usize = 8;
 
@@ -204,7 +206,7 @@ impl Convolution {
 
     /// Tries all algorithms on the layer's own data, and takes the fastest that is no less than what was asked for.
     fn find(&mut self, asked: sys::cudnnMathType_t) -> Result<(), Failure> {
-        let all = self.gpu.zeros(WORKSPACE / 4)?;
+        let all = largest(self.gpu)?;
         let performances = self.performances(&all)?;
         let allowed = |math| match asked {
             sys::cudnnMathType_t::CUDNN_FMA_MATH => !matches!(
@@ -217,7 +219,7 @@ impl Convolution {
         let best = performances
             .iter()
             .filter(|found| found.status == sys::cudnnStatus_t::CUDNN_STATUS_SUCCESS)
-            .filter(|found| found.memory <= WORKSPACE && allowed(found.mathType))
+            .filter(|found| found.memory <= all.num_bytes() && allowed(found.mathType))
             .min_by(|a, b| a.time.total_cmp(&b.time))
             .ok_or_else(|| Failure::Other("cuDNN finds no algorithm for this".to_owned()))?;
         self.algorithm = best.algo;
@@ -406,6 +408,17 @@ impl Convolution {
 impl Enqueue for Convolution {
     fn enqueue(&mut self) -> Result<(), Failure> {
         self.forward(None, None)
+    }
+}
+
+/// The largest workspace that there is room for.
+fn largest(gpu: &Gpu) -> Result<CudaSlice<f32>, Failure> {
+    let mut bytes = WORKSPACE;
+    loop {
+        match gpu.zeros(bytes / 4) {
+            Err(Failure::Memory(_)) if bytes > LEAST_WORKSPACE => bytes /= 2,
+            made => return made,
+        }
     }
 }
 

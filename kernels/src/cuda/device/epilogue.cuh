@@ -31,6 +31,16 @@ struct Epilogue {
     CONV_INLINE void store(int offset, float sum, float add, const Params &p) const {
         to[offset] = whole ? finished(sum, add, to + offset, p) : sum;
     }
+    // Two neighbours at once, from an even offset.
+    CONV_INLINE void store2(int offset, float2 sum, float2 add, const Params &p) const {
+        float2 *at = (float2 *)(to + offset);
+        if (whole) {
+            const float2 old = p.accumulate ? *at : make_float2(0.f, 0.f);
+            sum.x = finished(sum.x, add.x, &old.x, p);
+            sum.y = finished(sum.y, add.y, &old.y, p);
+        }
+        *at = sum;
+    }
     // Four neighbours at once, from an offset that is a multiple of 4.
     CONV_INLINE void store4(int offset, float4 sum, float4 add, const Params &p) const {
         float4 *at = (float4 *)(to + offset);
