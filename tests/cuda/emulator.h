@@ -137,7 +137,7 @@ struct Machine {
     Thread* current = nullptr;
     unsigned live = 0, random = 1;
     uint32_t phase = 1;              // of the block
-    std::vector<uint32_t> steps;     // of each warp
+    uint32_t steps[32];              // of each warp
     Word* words = nullptr;           // of shared memory
     const std::function<void()>* body = nullptr;
     void* main_stack = nullptr;
@@ -358,42 +358,44 @@ EMULATOR_UNCHECKED inline bool is_ordered(int thread, uint32_t phase, uint32_t s
     return thread == me.number || phase != machine->phase || (thread / 32 == me.warp && step != machine->steps[me.warp]);
 }
 
-// Notes that a thread touches shared memory, or ends the launch if it races with another one. Other memory is none
-// of this function's business.
-EMULATOR_UNCHECKED inline void touch(const void* at, size_t bytes, bool writes, const Thread& me) {
-    Machine& m = *machine;
-    const size_t start = static_cast<const unsigned char*>(at) - m.shared;
-    if (start >= m.shared_bytes || bytes == 0) return;
-    const uint32_t phase = m.phase, step = m.steps[me.warp];
-    for (size_t i = start / 4; i <= std::min(start + bytes - 1, m.shared_bytes - 1) / 4; i++) {
-        Word& word = m.words[i];
-        const char* other = nullptr;
-        int who = word.writer;
-        if (!is_ordered(word.writer, word.write_phase, word.write_step, me)) {
-            other = "wrote";
-        } else if (writes && word.read_phase == phase) {
-            const bool unordered = word.other_warps || word.reader / 32 != me.warp ||
-                                   (word.read_step == step && (word.other_lanes || word.reader != me.number));
-            if (unordered) other = "read", who = word.reader;
-        }
-        if (other) {
-            fault(LaunchFailed, "%s word %zu of shared memory, which thread %d %s without a barrier between them",
-                  writes ? "writes" : "reads", i, who, other);
-        }
-        if (writes) {
-            word.writer = static_cast<int16_t>(me.number);
-            word.write_phase = phase;
-            word.write_step = step;
-            word.read_phase = 0;
-            continue;
-        }
-        const bool same_phase = word.read_phase == phase, same_warp = word.reader / 32 == me.warp;
-        word.other_warps = same_phase && (word.other_warps || !same_warp);
-        word.other_lanes = same_phase && same_warp && word.read_step == step && (word.other_lanes || word.reader != me.number);
-        word.reader = static_cast<int16_t>(me.number);
-        word.read_phase = phase;
-        word.read_step = step;
+// Notes that a thread touches a word, or ends the launch if it races with another one.
+EMULATOR_UNCHECKED inline void touch_word(size_t i, bool writes, const Thread& me) {
+    Word& word = machine->words[i];
+    const uint32_t phase = machine->phase, step = machine->steps[me.warp];
+    const bool read_now = word.read_phase == phase;
+    // The same thread again, and nobody wrote in between.
+    if (!writes && read_now && word.reader == me.number && word.read_step == step) return;
+    const char* other = nullptr;
+    int who = word.writer;
+    if (!is_ordered(word.writer, word.write_phase, word.write_step, me)) {
+        other = "wrote";
+    } else if (writes && read_now) {
+        const bool unordered = word.other_warps || word.reader / 32 != me.warp ||
+                               (word.read_step == step && (word.other_lanes || word.reader != me.number));
+        if (unordered) other = "read", who = word.reader;
     }
+    if (other) {
+        fault(LaunchFailed, "%s word %zu of shared memory, which thread %d %s without a barrier between them",
+              writes ? "writes" : "reads", i, who, other);
+    }
+    if (writes) {
+        word = {phase, step, 0, 0, static_cast<int16_t>(me.number), 0, false, false};
+        return;
+    }
+    const bool same_warp = word.reader / 32 == me.warp, same_step = word.read_step == step;
+    word.other_warps = read_now && (word.other_warps || !same_warp);
+    word.other_lanes = read_now && same_warp && same_step && (word.other_lanes || word.reader != me.number);
+    word.reader = static_cast<int16_t>(me.number);
+    word.read_phase = phase;
+    word.read_step = step;
+}
+
+// The same for some bytes; other memory than the block's shared memory is none of this function's business.
+EMULATOR_UNCHECKED inline void touch(const void* at, size_t bytes, bool writes, const Thread& me) {
+    const size_t all = machine->shared_bytes, start = static_cast<const unsigned char*>(at) - machine->shared;
+    if (start >= all || bytes == 0) return;
+    const size_t end = bytes < all - start ? start + bytes : all;
+    for (size_t i = start / 4; i < (end + 3) / 4; i++) touch_word(i, writes, me);
 }
 
 // An access that the compiler reports.
@@ -600,7 +602,7 @@ inline void run_block(uint3 index) {
     m.ready.resize(count);
     m.live = count;
     m.phase++;
-    m.steps.assign(m.meetings.size(), 0);
+    std::fill(m.steps, m.steps + 32, 0);
     m.random = m.schedule.seed * 2654435761u + index.x + 7 * index.y + 31 * index.z;
     // With a page before it and what alignment leaves behind it.
     memset(m.shared - PAGE, 0xff, m.shared_end - (m.shared - PAGE));

@@ -18,7 +18,7 @@ use libloading::Library;
 /// Flags of every compilation. Products and sums are not fused unless the source says so.
 const FLAGS: &[&str] = &[
     "-std=c++17",
-    "-O1",
+    "-O2",
     "-g0",
     "-fPIC",
     "-fvisibility=hidden",
