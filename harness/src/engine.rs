@@ -8,8 +8,9 @@ use kernels::{Accuracy, ConvSpec, ErrorModel, Kernel, Plan, PlanOptions, Stores,
 
 use crate::buffer::Buffer;
 use crate::data::Tensors;
+use crate::gpu;
 use crate::pinning::Pool;
-use crate::record::Status;
+use crate::record::{Launches, Precision, Status};
 
 /// A way to compute convolutions.
 pub trait Engine: fmt::Debug {
@@ -31,6 +32,24 @@ pub trait Engine: fmt::Debug {
 
     /// Where its outputs were asked to go first, where it can be asked.
     fn stores(&self) -> Option<Stores> {
+        None
+    }
+
+    /// Whether it is timed by a GPU's clock, from and to the GPU's memory: under [`Clock::Device`] and under no
+    /// other.
+    ///
+    /// [`Clock::Device`]: crate::record::Clock::Device
+    fn on_device(&self) -> bool {
+        false
+    }
+
+    /// The GPU that computes, where it is not the CPU.
+    fn device(&self) -> Option<String> {
+        None
+    }
+
+    /// What it computes products in, where that is less than f32.
+    fn precision(&self) -> Option<Precision> {
         None
     }
 
@@ -97,6 +116,8 @@ pub struct Facts {
     pub error_model: ErrorModel,
     /// Where outputs do go first, of one of our kernels.
     pub stores: Option<Stores>,
+    /// How runs are started, by a GPU's clock.
+    pub launches: Option<Launches>,
 }
 
 /// A convolution that is ready to run.
@@ -160,6 +181,14 @@ impl Engine for Ours {
         Some(self.stores)
     }
 
+    fn device(&self) -> Option<String> {
+        gpu::runs(self.id()).then(gpu::name).flatten()
+    }
+
+    fn precision(&self) -> Option<Precision> {
+        gpu::precision(self.id())
+    }
+
     fn prepare<'a>(
         &'a self,
         spec: &ConvSpec,
@@ -180,6 +209,7 @@ impl Engine for Ours {
             own_flops: Some(plan.flops()).filter(|&flops| flops != spec.flops()),
             error_model: plan.error_model(),
             stores: Some(plan.stores()),
+            launches: None,
         };
         Ok(Box::new(OurPlan { plan, io, pool, facts }))
     }

@@ -5,7 +5,7 @@
 //! - [`strategy`] draws convolutions for property tests, [`verify`] runs them on every kernel.
 //! - [`layers`] reads layers of networks, also as [`benchdnn`] and [`onnx`] have them;
 //!   [`engine`] is what can be measured on them, our kernels and [`peers`]; [`measure`] times things in turns,
-//!   [`limits`] knows the machine's roofs, [`statistics`] what samples say, [`rotation`] empties caches,
+//!   [`gpu`] measures on a GPU, by its own clock, [`limits`] knows the machine's roofs, [`statistics`] what samples say, [`rotation`] empties caches,
 //!   [`mod@bench`] makes rows of it all, [`record`] writes and reads them;
 //! - [`report`] says what rows mean: a ranking, a page, tables; [`noise`] knows how much they scatter,
 //!   [`compare`] sets two runs side by side, [`regret`] says what `auto` loses;
@@ -23,6 +23,7 @@ pub mod data;
 pub mod engine;
 pub mod errors;
 pub mod file;
+pub mod gpu;
 pub mod guard;
 pub mod layers;
 pub mod limits;

@@ -105,13 +105,17 @@ fn halves(buffer: &mut [f32]) -> (&mut [f32], &mut [f32]) {
 
 /// Work a nanosecond of the fastest of the runs within some time, each of at least `shortest`: GFLOP/s or
 /// GB/s.
-fn fastest(roof: &dyn Roof, pool: &Pool, time: Duration, shortest: Duration) -> f64 {
+pub(crate) fn fastest(roof: &dyn Roof, pool: &Pool, time: Duration, shortest: Duration) -> f64 {
     // So much that waiting once for a core does not make it look like nothing.
     let mut repeats = ((1 << 20) / roof.time(pool, 1).1.max(1)).max(1);
     let mut best = 0.0f64;
     let start = Instant::now();
     loop {
         let (taken, work) = roof.time(pool, repeats);
+        if work == 0 {
+            // It has failed, and would do so again.
+            return 0.0;
+        }
         best = best.max(work as f64 / taken.as_nanos().max(1) as f64);
         // By the best rate so far: a single run may have waited for its core.
         let expected = work as f64 / best.max(f64::MIN_POSITIVE);
@@ -194,7 +198,12 @@ pub fn bandwidths(isa: Isa, caches: CacheSizes, pool: &Pool) -> Result<Vec<Bandw
     let of = |level: Level| {
         let rate = |traffic| {
             let stream = Stream::new(isa, traffic, level.buffer, pool)?;
-            Ok(fastest(&stream, pool, Duration::from_millis(20), Duration::from_micros(100)))
+            Ok::<_, Unavailable>(fastest(
+                &stream,
+                pool,
+                Duration::from_millis(20),
+                Duration::from_micros(100),
+            ))
         };
         Ok(Bandwidth {
             level: level.name.to_owned(),

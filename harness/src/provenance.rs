@@ -36,6 +36,9 @@ pub struct Run {
     pub revision: String,
     /// The machine's load over the last minute when the run began: threads that wanted to run.
     pub load: f64,
+    /// The GPU, where anything was measured on it.
+    #[serde(default)]
+    pub gpu: Option<String>,
 }
 
 impl Run {
@@ -57,6 +60,7 @@ impl Run {
             profile: env!("HARNESS_PROFILE").to_owned(),
             revision: env!("HARNESS_REVISION").to_owned(),
             load: sysinfo::System::load_average().one,
+            gpu: None,
         }
     }
 
@@ -74,6 +78,9 @@ impl Run {
 
     /// What makes two machines unlike, if they are: the first fact that differs.
     pub fn unlike(&self, other: &Run) -> Option<String> {
+        // A run that measured nothing on a GPU may be of any.
+        let both = self.gpu.is_some() && other.gpu.is_some();
+        let gpu = |run: &Run| run.gpu.clone().filter(|_| both).unwrap_or_default();
         let facts = |run: &Run| {
             [
                 ("CPU", run.cpu.clone()),
@@ -81,6 +88,7 @@ impl Run {
                 ("caches", run.caches.map(|n| machine::bytes(n as u64)).join(", ")),
                 ("platform", run.platform.clone()),
                 ("instruction sets", run.isas.join(", ")),
+                ("GPU", gpu(run)),
             ]
         };
         let pairs = facts(self).into_iter().zip(facts(other));

@@ -54,6 +54,40 @@ pub enum Clock {
     /// Input, output and packed weights are others each time, rotated through more memory than the last
     /// cache holds.
     Cold,
+    /// The GPU's own clock: input, output and packed weights stay in its memory, and the same ones are used
+    /// again and again, so that they lie in its level-2 cache as far as they fit. No copy from or to the host
+    /// is in the time.
+    Device,
+}
+
+/// What products are computed in, where that is less than f32. Such rows are compared only with each other.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Precision {
+    /// f32 rounded to 10 bits behind the point.
+    Tf32,
+    /// f32 rounded to 7 bits behind the point.
+    Bf16,
+}
+
+impl Precision {
+    /// The word, also as the end of ids.
+    pub fn name(self) -> &'static str {
+        match self {
+            Precision::Tf32 => "tf32",
+            Precision::Bf16 => "bf16",
+        }
+    }
+}
+
+/// How the runs of a sample by the GPU's clock were started.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Launches {
+    /// One call after the other.
+    Calls,
+    /// Many at once, as a graph that was recorded before: calls would take longer than the runs.
+    Graph,
 }
 
 /// The word for what is asked of rounding errors.
@@ -79,6 +113,7 @@ impl Clock {
         match self {
             Clock::Warm => "warm",
             Clock::Cold => "cold",
+            Clock::Device => "device",
         }
     }
 }
@@ -218,6 +253,15 @@ pub struct Record {
     /// Whether outputs do go past the caches: asked for, and possible. Absent for other libraries.
     #[serde(default)]
     pub streams: Option<bool>,
+    /// The GPU that ran it; absent where the CPU did.
+    #[serde(default)]
+    pub device: Option<String>,
+    /// What products are computed in, where that is less than f32.
+    #[serde(default)]
+    pub precision: Option<Precision>,
+    /// How runs were started, of rows by the GPU's clock.
+    #[serde(default)]
+    pub launches: Option<Launches>,
     /// The run that measured the row.
     #[serde(default)]
     pub run: Option<Arc<Run>>,

@@ -86,6 +86,69 @@ pub enum Unavailable {
     },
     /// The environment variable `CONV_ISA` holds something that is no instruction set.
     InvalidCap(String),
+    /// The CUDA driver's library could not be loaded.
+    NoDriver {
+        /// Its name or path.
+        library: String,
+        /// What the system's loader says.
+        reason: String,
+    },
+    /// The CUDA driver is older than what the kernels need.
+    DriverTooOld {
+        /// The newest CUDA version it supports.
+        version: (u32, u32),
+        /// The oldest that would do.
+        needed: (u32, u32),
+    },
+    /// The CUDA driver's library lacks a function.
+    DriverLacks {
+        /// The library's name or path.
+        library: String,
+        /// The function.
+        function: &'static str,
+    },
+    /// The CUDA driver does not start.
+    DriverFailed {
+        /// The function that failed.
+        call: &'static str,
+        /// The name of the driver's error code.
+        code: String,
+    },
+    /// There is no such GPU.
+    NoDevice {
+        /// The number asked for, from 0.
+        ordinal: usize,
+        /// How many the driver knows.
+        count: usize,
+    },
+    /// The GPU is older than what the kernel needs.
+    ComputeCapability {
+        /// The GPU's name.
+        device: String,
+        /// Its compute capability.
+        actual: (u32, u32),
+        /// The lowest that would do.
+        needed: (u32, u32),
+    },
+    /// NVRTC, which compiles kernels for the GPU, could not be loaded.
+    NoCompiler {
+        /// The names or the path that were tried.
+        library: String,
+        /// What the system's loader says.
+        reason: String,
+    },
+    /// NVRTC does not go with the GPU or its driver.
+    Compiler {
+        /// NVRTC's version.
+        version: (u32, u32),
+        /// What is wrong with it, and what would be right.
+        problem: String,
+    },
+    /// The GPU stopped working earlier in this process.
+    DeviceLost {
+        /// The name of the driver's error code.
+        code: String,
+    },
 }
 
 impl fmt::Display for Unavailable {
@@ -95,6 +158,37 @@ impl fmt::Display for Unavailable {
             Unavailable::Capped { isa, cap } => write!(f, "{isa} is above the cap CONV_ISA={cap}"),
             Unavailable::InvalidCap(value) => {
                 write!(f, "CONV_ISA is `{value}`, but must be one of {}", Isa::names())
+            }
+            Unavailable::NoDriver { library, reason } => write!(
+                f,
+                "no CUDA: the driver's library {library} could not be loaded ({reason}); it comes with NVIDIA's \
+                 driver, and CONV_CUDA_DRIVER may name its path"
+            ),
+            Unavailable::DriverTooOld { version: (a, b), needed: (c, d) } => write!(
+                f,
+                "the CUDA driver supports CUDA {a}.{b}, but must be one that supports {c}.{d} or newer"
+            ),
+            Unavailable::DriverLacks { library, function } => {
+                write!(f, "{library} has no {function}: it is no CUDA driver, or one that is too old")
+            }
+            Unavailable::DriverFailed { call, code } => {
+                write!(f, "the CUDA driver does not start: {call} says {code}")
+            }
+            Unavailable::NoDevice { count: 0, .. } => write!(f, "the CUDA driver finds no GPU"),
+            Unavailable::NoDevice { ordinal, count } => {
+                write!(f, "there is no GPU {ordinal}: the CUDA driver finds {count}, counted from 0")
+            }
+            Unavailable::ComputeCapability { device, actual: (a, b), needed: (c, d) } => {
+                write!(f, "{device} has compute capability {a}.{b}, but the kernel needs {c}.{d} or higher")
+            }
+            Unavailable::NoCompiler { library, reason } => write!(
+                f,
+                "NVRTC could not be loaded: {library} ({reason}); it comes with the CUDA toolkit and as the \
+                 Python package nvidia-cuda-nvrtc, and CONV_NVRTC may name its path"
+            ),
+            Unavailable::Compiler { version: (a, b), problem } => write!(f, "NVRTC {a}.{b} {problem}"),
+            Unavailable::DeviceLost { code } => {
+                write!(f, "the GPU stopped working in this process ({code}): only a new process can use it")
             }
         }
     }
@@ -210,6 +304,38 @@ pub enum ConvError {
         /// How many bytes were asked for.
         bytes: usize,
     },
+    /// Memory of the GPU could not be had.
+    DeviceOutOfMemory {
+        /// How many bytes were asked for.
+        bytes: usize,
+    },
+    /// The GPU stopped working: nothing that runs on it can be used any more.
+    DeviceLost {
+        /// The function of the driver that first reported it.
+        call: &'static str,
+        /// The name of the driver's error code.
+        code: String,
+    },
+    /// A function of the CUDA driver failed; the GPU goes on working.
+    Device {
+        /// The function.
+        call: &'static str,
+        /// The name of the driver's error code.
+        code: String,
+    },
+    /// A kernel's code for the GPU could not be compiled or loaded.
+    DeviceCode {
+        /// The kernel's function on the GPU.
+        function: &'static str,
+        /// What failed, with the first line of the compiler's log or the driver's error code.
+        problem: String,
+    },
+    /// A buffer on the GPU was not allocated on the stream that it is used on, which alone puts its allocation,
+    /// use and release in order.
+    Stream {
+        /// `input`, `output` or `scratch`; `stream` for a stream of another device.
+        buffer: &'static str,
+    },
 }
 
 impl fmt::Display for ConvError {
@@ -239,6 +365,22 @@ impl fmt::Display for ConvError {
                  size or padding only"
             ),
             ConvError::OutOfMemory { bytes } => write!(f, "{bytes} bytes of memory could not be had"),
+            ConvError::DeviceOutOfMemory { bytes } => {
+                write!(f, "{bytes} bytes of the GPU's memory could not be had")
+            }
+            ConvError::DeviceLost { call, code } => {
+                write!(f, "the GPU stopped working ({call}: {code}): only a new process can use it")
+            }
+            ConvError::Device { call, code } => write!(f, "the CUDA driver's {call} failed: {code}"),
+            ConvError::DeviceCode { function, problem } => {
+                write!(f, "the GPU kernel {function} could not be loaded: {problem}")
+            }
+            ConvError::Stream { buffer: "stream" } => {
+                write!(f, "the stream belongs to another context than the plan's device")
+            }
+            ConvError::Stream { buffer } => {
+                write!(f, "{buffer} was allocated on another stream than the one it is used on")
+            }
         }
     }
 }

@@ -22,6 +22,11 @@ pub trait Kernel: Send + Sync + fmt::Debug {
     /// The instruction set that the id names, if it names one.
     fn isa(&self) -> Option<Isa>;
 
+    /// Whether it runs on a GPU, on copies of the caller's slices. `auto` never takes such a kernel.
+    fn on_gpu(&self) -> bool {
+        false
+    }
+
     /// The accuracy that must be asked of a plan, at most, for `auto` or `winograd` to take the kernel. Under
     /// [`Accuracy::Strict`] only kernels of that accuracy are taken, even by name.
     fn accuracy(&self) -> Accuracy;
@@ -144,7 +149,7 @@ pub trait Plan: Send + Sync + fmt::Debug {
     ///
     /// # Errors
     /// When a buffer has the wrong length or a borrowed workspace is too small; the output is then
-    /// untouched.
+    /// untouched. A kernel on a GPU may also fail there, in the middle of a run.
     fn run(
         &self,
         input: &[f32],
@@ -324,6 +329,18 @@ pub enum ErrorModel {
         /// The matrices.
         transform: &'static WinogradTransform,
     },
+    /// As [`Sum`](Self::Sum), but the products are of operands that were rounded or split, and summed by
+    /// hardware that truncates: |ŷ − y| ≤ `k`·u·(Σ|w||x| + |bias| + |previous output|), and integer data
+    /// need not give the exact result.
+    ///
+    /// An operand too small for the format that it is rounded to loses up to `operand` whatever its size: add
+    /// `operand`·Σ(|w| + |x|), and `k`·2⁻¹⁴⁹ as for sums.
+    Rounded {
+        /// The factor k.
+        k: f64,
+        /// What small operands lose.
+        operand: f64,
+    },
 }
 
 /// The matrices of a Winograd algorithm F(m×m, r×r) with tiles of (m+r−1)×(m+r−1): the output tile
@@ -446,9 +463,7 @@ impl Plan for Prepared {
     }
 
     fn resized(&self, spec: &ConvSpec) -> Result<Box<dyn Plan>, ConvError> {
-        if let Some((field, actual, expected)) = spec.difference_beyond_size(&self.spec) {
-            return Err(ConvError::Resize { field, actual, expected });
-        }
+        check_resize(spec, &self.spec)?;
         (self.supports)(spec).map_err(|what| Unsupported::new(&self.kernel_id, what, spec))?;
         let packed = Arc::clone(&self.packed);
         Ok(Box::new(Prepared::new(spec, self.kernel_id.clone(), self.supports, packed)?))
@@ -461,11 +476,7 @@ impl Plan for Prepared {
         output: &mut [f32],
         workspace: &mut Workspace<'_>,
     ) -> Result<(), ConvError> {
-        check_len("input", input.len(), self.spec.input_len())?;
-        check_len("output", output.len(), self.spec.output_len())?;
-        if let Some(bias) = bias {
-            check_len("bias", bias.len(), self.spec.out_channels())?;
-        }
+        check_buffers(&self.spec, input, bias, output)?;
         let needed = self.workspace_len();
         let scratch = buffer::align(workspace.reserve(needed)?, self.body.scratch_len())
             .ok_or(ConvError::WorkspaceTooSmall { actual: 0, needed })?;
@@ -474,12 +485,46 @@ impl Plan for Prepared {
     }
 }
 
-/// The checks of every `plan`, before any work.
-pub(crate) fn check_plan(spec: &ConvSpec, weights: &[f32], options: &PlanOptions) -> Result<(), ConvError> {
+/// The checks of every `plan`, before any work, of a kernel of this accuracy: under [`Accuracy::Strict`] no other is
+/// taken, even by name.
+pub(crate) fn check_plan(
+    accuracy: Accuracy,
+    spec: &ConvSpec,
+    weights: &[f32],
+    options: &PlanOptions,
+) -> Result<(), ConvError> {
     options.check()?;
-    check_len("weights", weights.len(), spec.weights_len())
+    check_len("weights", weights.len(), spec.weights_len())?;
+    if options.accuracy != Accuracy::Strict || accuracy == Accuracy::Strict {
+        return Ok(());
+    }
+    Err(ConvError::Option {
+        option: "accuracy",
+        value: "Strict".to_owned(),
+        expected: "Standard or Relaxed for a kernel that does not just sum products in f32",
+    })
 }
 
-fn check_len(buffer: &'static str, actual: usize, expected: usize) -> Result<(), ConvError> {
+/// The checks of every `resized`: `spec` is the plan's own `was` but for its size.
+pub(crate) fn check_resize(spec: &ConvSpec, was: &ConvSpec) -> Result<(), ConvError> {
+    match spec.difference_beyond_size(was) {
+        None => Ok(()),
+        Some((field, actual, expected)) => Err(ConvError::Resize { field, actual, expected }),
+    }
+}
+
+/// The checks of every `run`, before any work.
+pub(crate) fn check_buffers(
+    spec: &ConvSpec,
+    input: &[f32],
+    bias: Option<&[f32]>,
+    output: &[f32],
+) -> Result<(), ConvError> {
+    check_len("input", input.len(), spec.input_len())?;
+    check_len("output", output.len(), spec.output_len())?;
+    bias.map_or(Ok(()), |bias| check_len("bias", bias.len(), spec.out_channels()))
+}
+
+pub(crate) fn check_len(buffer: &'static str, actual: usize, expected: usize) -> Result<(), ConvError> {
     if actual == expected { Ok(()) } else { Err(ConvError::BufferLength { buffer, actual, expected }) }
 }

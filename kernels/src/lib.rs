@@ -4,7 +4,7 @@
 //! Every kernel computes the same thing, f32 cross-correlation with stride, padding, dilation and
 //! groups in NCHW or NHWC, and every kernel reaches the best instruction set of the CPU it runs on
 //! (AVX-512, AVX2, or whatever [`wide`](https://docs.rs/wide) gives the build) without special
-//! compiler flags. Nothing here panics: what cannot be done is a typed error before any work.
+//! compiler flags, or an NVIDIA GPU. Nothing here panics: what cannot be done is a typed error before any work.
 //!
 //! # Run one
 //! ```
@@ -92,6 +92,7 @@
 //! | `winograd` (`-f2`, `-f4`, `-f6`, `-f2-5x5`) | 3×3 and 5×5, stride 1 | 16 and more channels: 2.25 to 4 times fewer multiplications, with about twice the rounding error; `-f6` 5 times fewer, with eight times the error, see [`Accuracy`] |
 //! | `pointwise` | 1×1 without padding, any stride | most of those |
 //! | `depthwise` | groups = input channels | all of those |
+//! | `cuda` (`cuda-fp32`, `cuda-tf32x3`, `cuda-tf32`, `cuda-bf16`, `cuda-winograd`, `cuda-depthwise`) | everything, or as their CPU counterparts | on NVIDIA GPUs, with the feature `cuda`; only by name, see `kernels::cuda` |
 //!
 //! An id may name an instruction set: `direct/avx2`. The environment variable `CONV_ISA=wide|avx2|avx512`
 //! caps the choice, for tests and comparisons.
@@ -99,13 +100,15 @@
 //! # Guarantees
 //! - Results are bit-identical for any number of threads.
 //! - Each plan states the bound of its rounding errors: [`Plan::error_model`].
-//! - `run` allocates nothing, except that an owned [`Workspace`] grows on a plan's first run.
+//! - `run` allocates nothing, except that an owned [`Workspace`] grows on a plan's first run, and that a plan on a
+//!   GPU takes its buffers there.
 //! - NaN and infinity in the input reach every output whose window holds them. (Padding counts as
 //!   zeros: a kernel may multiply it, so a NaN or infinite *weight* may also show at the edges.)
 //!
 //! # Features
 //! One for each algorithm family, all on by default: `im2col`, `direct`, `winograd`, `pointwise`,
-//! `depthwise`; `naive` and `auto` are always there. `rayon` (default) allows more than one thread.
+//! `depthwise`; `naive` and `auto` are always there. `rayon` (default) allows more than one thread. `cuda` (off by
+//! default) adds kernels on NVIDIA GPUs: it builds without CUDA, which is looked for at run time.
 //! A program that wants one family writes
 //! `kernels = { git = "…", default-features = false, features = ["direct"] }`.
 
@@ -128,6 +131,8 @@ mod band;
 mod buffer;
 mod cache;
 mod cpu;
+#[cfg(feature = "cuda")]
+pub mod cuda;
 #[cfg(feature = "depthwise")]
 mod depthwise;
 #[cfg(feature = "direct")]

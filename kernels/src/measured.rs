@@ -115,9 +115,9 @@ pub fn add_choices(text: &str) -> Result<(), ConvError> {
 }
 
 /// Whether `auto` may choose a kernel by measuring: `auto` and `winograd` only run as others do, an instruction set
-/// is part of what a choice holds for, and the definition is slower than anything else.
+/// is part of what a choice holds for, the definition is slower than anything else, and a GPU is for those who ask for it.
 fn may_win(kernel: &dyn Kernel) -> bool {
-    kernel.isa().is_none() && !matches!(kernel.id(), "auto" | "winograd" | "naive")
+    kernel.isa().is_none() && !kernel.on_gpu() && !matches!(kernel.id(), "auto" | "winograd" | "naive")
 }
 
 /// The fastest plan of all kernels that may win, by time, remembered for the next one. None where there is no

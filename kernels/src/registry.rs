@@ -4,6 +4,8 @@
 use std::sync::{Arc, LazyLock};
 
 use crate::auto;
+#[cfg(feature = "cuda")]
+use crate::cuda;
 #[cfg(feature = "depthwise")]
 use crate::depthwise;
 #[cfg(feature = "direct")]
@@ -51,8 +53,19 @@ struct Row {
     /// The instruction sets that ids may name; none for a kernel that has only one form.
     isas: &'static [Isa],
     accuracy: Accuracy,
+    /// Whether it needs a GPU.
+    gpu: bool,
+    availability: fn(Option<Isa>) -> Result<(), Unavailable>,
     supports: Supports,
     plan: PlanFn,
+}
+
+/// What a kernel that runs on the CPU needs: the instruction set that its id names, or any.
+fn on_cpu(isa: Option<Isa>) -> Result<(), Unavailable> {
+    match isa {
+        Some(isa) => isa.availability(),
+        None => Isa::best().map(|_| ()),
+    }
 }
 
 const fn scalar<A: Algorithm>() -> Row {
@@ -60,6 +73,8 @@ const fn scalar<A: Algorithm>() -> Row {
         name: A::NAME,
         isas: &[],
         accuracy: A::ACCURACY,
+        gpu: false,
+        availability: on_cpu,
         supports: A::supports,
         plan: |_, spec, weights, options| {
             let packed = Arc::new(A::pack(Wide, spec, weights, options)?);
@@ -73,6 +88,8 @@ const fn simd<A: Algorithm>() -> Row {
         name: A::NAME,
         isas: &Isa::ALL,
         accuracy: A::ACCURACY,
+        gpu: false,
+        availability: on_cpu,
         supports: A::supports,
         plan: |isa, spec, weights, options| {
             let unavailable = |reason| ConvError::Unavailable { kernel: A::NAME.to_owned(), reason };
@@ -84,9 +101,30 @@ const fn simd<A: Algorithm>() -> Row {
     }
 }
 
+#[cfg(feature = "cuda")]
+const fn gpu<G: cuda::OnGpu>() -> Row {
+    Row {
+        name: G::METHOD.id(),
+        isas: &[],
+        accuracy: G::METHOD.accuracy(),
+        gpu: true,
+        availability: |_| cuda::availability_of(G::METHOD),
+        supports: |spec| G::METHOD.supports(spec),
+        plan: |_, spec, weights, options| cuda::plan(G::METHOD, spec, weights, options),
+    }
+}
+
 /// THE list, in the order in which kernels are shown.
 static ROWS: &[Row] = &[
-    Row { name: "auto", isas: &[], accuracy: Accuracy::Strict, supports: |_| Ok(()), plan: auto::plan },
+    Row {
+        name: "auto",
+        isas: &[],
+        accuracy: Accuracy::Strict,
+        gpu: false,
+        availability: on_cpu,
+        supports: |_| Ok(()),
+        plan: auto::plan,
+    },
     scalar::<naive::Naive>(),
     #[cfg(feature = "im2col")]
     simd::<im2col::Im2colGemm>(),
@@ -97,6 +135,8 @@ static ROWS: &[Row] = &[
         name: "winograd",
         isas: &Isa::ALL,
         accuracy: Accuracy::Standard,
+        gpu: false,
+        availability: on_cpu,
         supports: winograd::supports,
         plan: winograd::plan,
     },
@@ -112,6 +152,20 @@ static ROWS: &[Row] = &[
     simd::<pointwise::Pointwise>(),
     #[cfg(feature = "depthwise")]
     simd::<depthwise::Depthwise>(),
+    #[cfg(feature = "cuda")]
+    gpu::<cuda::Auto>(),
+    #[cfg(feature = "cuda")]
+    gpu::<cuda::Fp32>(),
+    #[cfg(feature = "cuda")]
+    gpu::<cuda::Tf32x3>(),
+    #[cfg(feature = "cuda")]
+    gpu::<cuda::Tf32>(),
+    #[cfg(feature = "cuda")]
+    gpu::<cuda::Bf16>(),
+    #[cfg(feature = "cuda")]
+    gpu::<cuda::Winograd>(),
+    #[cfg(feature = "cuda")]
+    gpu::<cuda::Depthwise>(),
 ];
 
 /// A kernel of the list, with or without a named instruction set.
@@ -172,15 +226,16 @@ impl Kernel for Entry {
         self.isa
     }
 
+    fn on_gpu(&self) -> bool {
+        self.row.gpu
+    }
+
     fn accuracy(&self) -> Accuracy {
         self.row.accuracy
     }
 
     fn availability(&self) -> Result<(), Unavailable> {
-        match self.isa {
-            Some(isa) => isa.availability(),
-            None => Isa::best().map(|_| ()),
-        }
+        (self.row.availability)(self.isa)
     }
 
     fn supports(&self, spec: &ConvSpec) -> Result<(), Unsupported> {
@@ -195,14 +250,7 @@ impl Kernel for Entry {
     ) -> Result<Box<dyn Plan>, ConvError> {
         self.availability().map_err(|reason| ConvError::Unavailable { kernel: self.id.clone(), reason })?;
         self.supports(spec)?;
-        kernel::check_plan(spec, weights, options)?;
-        if options.accuracy == Accuracy::Strict && self.accuracy() != Accuracy::Strict {
-            return Err(ConvError::Option {
-                option: "accuracy",
-                value: "Strict".to_owned(),
-                expected: "Standard or Relaxed for a Winograd kernel",
-            });
-        }
+        kernel::check_plan(self.row.accuracy, spec, weights, options)?;
         (self.row.plan)(self.isa, spec, weights, options)
     }
 }

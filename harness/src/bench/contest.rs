@@ -72,10 +72,12 @@ impl<'a> Arena<'a> {
         engines: usize,
     ) -> Result<Self, String> {
         let (sets, ballast) = match clock {
-            Clock::Warm => (1, 0),
+            Clock::Warm | Clock::Device => (1, 0),
             Clock::Cold => sets_and_ballast(layer.spec.min_bytes(), CacheSizes::detect()),
         };
-        machine::check_memory(&layer.spec, engines, sets)?;
+        // What lies in a GPU's memory, the GPU counts.
+        let on_host = if clock == Clock::Device { 1 } else { engines };
+        machine::check_memory(&layer.spec, on_host, sets)?;
         let plans = match clock {
             Clock::Warm if machine::check_memory(&layer.spec, engines, MOST_PLANS).is_ok() => MOST_PLANS,
             _ => 1,
@@ -112,7 +114,7 @@ impl<'a> Arena<'a> {
     ) -> Result<Making<'b>, Refusal> {
         let first = verified(engine, self.layer, self.io(0), self.pool, sampling(self.layer), row)?;
         let wanted = match self.clock {
-            Clock::Warm => plans.unwrap_or_else(|| self.plans_of(engine, row)),
+            Clock::Warm | Clock::Device => plans.unwrap_or_else(|| self.plans_of(engine, row)),
             Clock::Cold => self.tensors.len(),
         };
         Ok(Making { row: index, engine, plans: vec![first], wanted })
@@ -154,7 +156,7 @@ impl<'a> Arena<'a> {
         row.plans = plans.len();
         let own_flops = plans.first().and_then(|plan| plan.facts().own_flops);
         let rotation = match self.clock {
-            Clock::Warm => Rotation::warm(plans),
+            Clock::Warm | Clock::Device => Rotation::warm(plans),
             Clock::Cold => {
                 // Some instruction set is there, or no kernel would be.
                 let isa = Isa::best().unwrap_or(Isa::Wide);
@@ -190,7 +192,7 @@ pub(super) fn rows(
     request: &Request,
     observer: &mut dyn Observer,
 ) -> Option<Vec<Record>> {
-    let engines = request.engines(layer);
+    let engines = request.engines(layer, clock);
     let engine = |row: usize| engines[row].engine();
     let mut rows: Vec<Record> =
         (0..engines.len()).map(|row| blank(layer, engine(row), pool, clock, Some(&request.run))).collect();
@@ -248,11 +250,11 @@ fn time(
     for Contender { rotation, .. } in &mut *contenders {
         // A cold rotation never runs twice on a set within a sample.
         let (plans, most_repeats) = match clock {
-            Clock::Warm => (rotation.sets(), u64::MAX),
+            Clock::Warm | Clock::Device => (rotation.sets(), u64::MAX),
             Clock::Cold => (1, rotation.sets() as u64),
         };
         let run = Box::new(move |plan, repeats| rotation.time(plan, repeats));
-        subjects.push(Subject { run, plans, time: request.time, warm: clock == Clock::Warm, most_repeats });
+        subjects.push(Subject { run, plans, time: request.time, warm: clock != Clock::Cold, most_repeats });
     }
     for (_, roof) in &roofs {
         let run = Box::new(|_, repeats| Ok(Spent::all(roof.time(pool, repeats).0)));
@@ -275,7 +277,7 @@ fn time(
     compare(rows, contenders, of_rows, &request.baseline);
     let rates = of_roofs.iter().zip(&roofs).filter_map(|(samples, (of, roof))| {
         let fastest = samples.as_ref().ok()?.iter().map(|sample| sample.ns).min_by(f64::total_cmp)?;
-        Some((*of, roof.time(pool, 1).1 as f64 / fastest))
+        Some((*of, roof.time(pool, 1).1 as f64 / fastest)).filter(|(_, rate)| *rate > 0.0)
     });
     set_roofs(rows, &rates.collect::<Vec<_>>());
     Some(())
@@ -314,10 +316,16 @@ fn compare(
             Role::Main => baseline,
             Role::Aa => rows[row].requested.as_str(),
         };
-        let of_base = |other: &Record| other.role == Role::Main && other.requested == base;
-        let Some((_, theirs)) = taken.iter().find(|(other, _)| of_base(&rows[*other])) else { continue };
+        // What computes in less than f32 stands beside the baseline's form for that, if it has one.
+        let precision = rows[row].precision;
+        let lower = precision.map(|precision| format!("{base}-{}", precision.name()));
+        let of_base = |other: &Record| {
+            let named = other.requested == base || Some(&other.requested) == lower.as_ref();
+            named && other.role == Role::Main && other.precision == precision
+        };
+        let Some(&(other, theirs)) = taken.iter().find(|(other, _)| of_base(&rows[*other])) else { continue };
         if let Some(ratio) = Ratio::paired(theirs, own) {
-            let base = base.to_owned();
+            let base = rows[other].requested.clone();
             rows[row].set_ratio(&base, ratio);
         }
     }

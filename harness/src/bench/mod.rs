@@ -10,6 +10,7 @@ use std::time::Duration;
 use kernels::{Accuracy, Kernel, Stores};
 
 use crate::engine::{Engine, Ours};
+use crate::gpu::Resident;
 use crate::layers::Layer;
 use crate::pinning::Pool;
 use crate::provenance::Run;
@@ -50,21 +51,46 @@ pub const BASELINE: &str = "im2col-gemm";
 
 impl Request {
     /// Rows of a layer, as far as can be known before, with the second of the first kernel.
-    pub fn rows_of(&self, layer: &Layer) -> usize {
-        self.engines(layer).len() + 1
+    pub fn rows_of(&self, layer: &Layer, clock: Clock) -> usize {
+        match self.engines(layer, clock).len() {
+            0 => 0,
+            engines => engines + 1,
+        }
     }
 
-    fn engines<'a>(&'a self, layer: &Layer) -> Vec<Candidate<'a>> {
+    /// Numbers of threads and clocks that rows of a layer are of, in their order. A GPU does not know how many
+    /// threads the host has: rows by its clock are measured once.
+    pub fn settings(&self) -> Vec<(usize, Clock)> {
+        let all = self.threads.iter().enumerate();
+        let all = all.flat_map(|(place, &threads)| {
+            let clocks = self.clocks.iter().filter(move |&&clock| place == 0 || clock != Clock::Device);
+            clocks.map(move |&clock| (threads, clock))
+        });
+        all.collect()
+    }
+
+    /// What is measured on a layer by a clock: by the GPU's those that run on it, from its own memory; by the
+    /// host's all of ours, from and to the host's memory, and the peers that compute there.
+    fn engines<'a>(&'a self, layer: &Layer, clock: Clock) -> Vec<Candidate<'a>> {
         let kernels =
             if self.kernels.is_empty() { usual(layer, self.accuracy) } else { self.kernels.clone() };
         let Request { accuracy, stores, .. } = *self;
-        let ours = kernels.into_iter().map(|kernel| Candidate::Ours(Ours { kernel, accuracy, stores }));
-        ours.chain(self.peers.iter().map(|peer| Candidate::Peer(peer.as_ref()))).collect()
+        let device = clock == Clock::Device;
+        let ours = kernels.into_iter().filter(|kernel| !device || kernel.on_gpu()).map(|kernel| {
+            if device {
+                Candidate::Resident(Resident { kernel, accuracy })
+            } else {
+                Candidate::Ours(Ours { kernel, accuracy, stores })
+            }
+        });
+        let peers = self.peers.iter().filter(|peer| peer.on_device() == device);
+        ours.chain(peers.map(|peer| Candidate::Peer(peer.as_ref()))).collect()
     }
 }
 
 enum Candidate<'a> {
     Ours(Ours),
+    Resident(Resident),
     Peer(&'a dyn Engine),
 }
 
@@ -72,6 +98,7 @@ impl Candidate<'_> {
     fn engine(&self) -> &dyn Engine {
         match self {
             Candidate::Ours(ours) => ours,
+            Candidate::Resident(ours) => ours,
             Candidate::Peer(peer) => *peer,
         }
     }
@@ -91,11 +118,12 @@ pub trait Observer {
 const MOST_NAIVE_MACS: u64 = 50_000_000;
 
 /// The kernels that are measured on a layer when none are named: each algorithm with the best
-/// instruction set of the machine, where it supports the layer and is accurate enough.
+/// instruction set of the machine, where it supports the layer and is accurate enough. Those of GPUs are
+/// measured only by name.
 pub fn usual(layer: &Layer, accuracy: Accuracy) -> Vec<&'static dyn Kernel> {
     kernels::kernels()
         .filter(|kernel| kernel.isa().is_none() && kernel.supports(&layer.spec).is_ok())
-        .filter(|kernel| kernel.accuracy() <= accuracy)
+        .filter(|kernel| kernel.accuracy() <= accuracy && !kernel.on_gpu())
         .filter(|kernel| kernel.id() != "naive" || layer.spec.macs() <= MOST_NAIVE_MACS)
         .collect()
 }
@@ -109,16 +137,15 @@ pub fn bench(request: &Request, observer: &mut dyn Observer) -> Result<Vec<Recor
         request.threads.iter().map(|&threads| Pool::new(threads)).collect::<Result<_, _>>()?;
     let mut all = Vec::new();
     for layer in &request.layers {
-        for pool in &pools {
-            for &clock in &request.clocks {
-                if !observer.carry_on() {
-                    return Ok(all);
-                }
-                observer.next(layer, pool.threads(), clock);
-                if let Some(rows) = contest::rows(layer, pool, clock, request, observer) {
-                    observer.rows(&rows);
-                    all.extend(rows);
-                }
+        for (threads, clock) in request.settings() {
+            let Some(pool) = pools.iter().find(|pool| pool.threads() == threads) else { continue };
+            if !observer.carry_on() {
+                return Ok(all);
+            }
+            observer.next(layer, threads, clock);
+            if let Some(rows) = contest::rows(layer, pool, clock, request, observer) {
+                observer.rows(&rows);
+                all.extend(rows);
             }
         }
     }

@@ -77,6 +77,9 @@ pub fn blank(
         own_gflops: None,
         own_fraction: None,
         streams: None,
+        device: engine.device(),
+        precision: engine.precision(),
+        launches: None,
         run: run.cloned(),
     }
 }
@@ -98,13 +101,14 @@ pub fn verified<'a>(
     row: &mut Record,
 ) -> Result<Box<dyn Prepared + 'a>, Refusal> {
     let mut prepared = engine.prepare(&layer.spec, io, pool)?;
-    let Facts { implementation, plan, workspace_bytes, packed_bytes, error_model, stores, .. } =
+    let Facts { implementation, plan, workspace_bytes, packed_bytes, error_model, stores, launches, .. } =
         prepared.facts().clone();
     row.kernel = implementation;
     row.plan_ns = Some(plan.as_nanos() as f64);
     row.workspace_bytes = workspace_bytes;
     row.packed_bytes = packed_bytes;
     row.streams = stores.map(|stores| stores == Stores::Streaming);
+    row.launches = launches;
     // What is left of another engine's result would hide an output that this one does not write.
     io.output.borrow_mut().fill(f32::NAN);
     let failed = |reason| Refusal { status: Status::Unavailable, reason };

@@ -42,6 +42,7 @@ impl<'a> Made<'a> {
             own_flops: None,
             error_model: nchw::error_model(spec),
             stores: None,
+            launches: None,
         };
         Box::new(Ready { model: self.model, tensors, pool, spec: *spec, facts })
     }

@@ -11,6 +11,21 @@ pub(super) struct Missing {
     pub(super) name: &'static str,
     /// Why it cannot be had.
     pub(super) reason: String,
+    /// Whether it would be timed by a GPU's clock.
+    on_device: bool,
+}
+
+impl Missing {
+    /// A library for the CPU.
+    pub(super) fn new(name: &'static str, reason: String) -> Self {
+        Missing { name, reason, on_device: false }
+    }
+
+    /// A library for GPUs.
+    #[cfg(not(feature = "cuda"))]
+    pub(super) fn of_gpu(name: &'static str, reason: String) -> Self {
+        Missing { name, reason, on_device: true }
+    }
 }
 
 impl Engine for Missing {
@@ -20,6 +35,10 @@ impl Engine for Missing {
 
     fn id(&self) -> &str {
         self.name
+    }
+
+    fn on_device(&self) -> bool {
+        self.on_device
     }
 
     fn prepare<'a>(

@@ -2,6 +2,8 @@
 
 #[cfg(feature = "peers")]
 mod built_in;
+#[cfg(feature = "cuda")]
+mod cudnn;
 mod made;
 mod missing;
 mod nchw;
@@ -19,6 +21,8 @@ pub struct Paths {
     pub onednn: Vec<PathBuf>,
     /// ONNX Runtime's. Absent: where the system looks for `libonnxruntime`.
     pub onnxruntime: Option<PathBuf>,
+    /// cuDNN's. Absent: where the system looks for `libcudnn`.
+    pub cudnn: Option<PathBuf>,
 }
 
 /// A name and what makes its peers.
@@ -28,6 +32,7 @@ type Row = (&'static str, fn(&Paths) -> Result<Vec<Box<dyn Engine>>, String>);
 const PEERS: &[Row] = &[
     ("onednn", |paths| onednn::find(&paths.onednn)),
     ("onnxruntime", onnxruntime::find),
+    ("cudnn", cudnn),
     ("rten", |_| Ok(vec![built_in("rten")])),
     ("tract", |_| Ok(vec![built_in("tract")])),
     ("candle", |_| Ok(vec![built_in("candle")])),
@@ -74,7 +79,7 @@ fn one_line(error: &dyn std::error::Error) -> String {
 #[cfg(feature = "peers")]
 fn built_in(name: &'static str) -> Box<dyn Engine> {
     let reason = || "it is not among the engines of the feature `peers`".to_owned();
-    built_in::engine(name).unwrap_or_else(|| Box::new(missing::Missing { name, reason: reason() }))
+    built_in::engine(name).unwrap_or_else(|| Box::new(missing::Missing::new(name, reason())))
 }
 
 /// A peer that would be compiled into this program.
@@ -82,5 +87,17 @@ fn built_in(name: &'static str) -> Box<dyn Engine> {
 fn built_in(name: &'static str) -> Box<dyn Engine> {
     let reason = "this convbench was built without the feature `peers` (cargo run --release --features peers \
                   --bin convbench)";
-    Box::new(missing::Missing { name, reason: reason.to_owned() })
+    Box::new(missing::Missing::new(name, reason.to_owned()))
+}
+
+/// cuDNN.
+#[cfg(feature = "cuda")]
+fn cudnn(paths: &Paths) -> Result<Vec<Box<dyn Engine>>, String> {
+    cudnn::find(paths.cudnn.as_deref())
+}
+
+/// cuDNN would need what the feature brings.
+#[cfg(not(feature = "cuda"))]
+fn cudnn(_: &Paths) -> Result<Vec<Box<dyn Engine>>, String> {
+    Ok(vec![Box::new(missing::Missing::of_gpu("cudnn", crate::gpu::WITHOUT.to_owned()))])
 }

@@ -73,7 +73,7 @@ const BLOCK: usize = 16;
 
 /// Transposes matrices of so many rows and columns that lie one behind the other, in blocks, so that a cache
 /// line is used whole while it is there.
-fn transpose(from: &[f32], to: &mut [f32], rows: usize, columns: usize) {
+pub(super) fn transpose(from: &[f32], to: &mut [f32], rows: usize, columns: usize) {
     let size = (rows * columns).max(1);
     for (from, to) in from.chunks_exact(size).zip(to.chunks_exact_mut(size)) {
         for top in (0..rows).step_by(BLOCK) {

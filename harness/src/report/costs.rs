@@ -3,7 +3,7 @@
 use kernels::ConvSpec;
 
 use crate::record::{Clock, Record};
-use crate::report::results::{Results, time_of};
+use crate::report::results::{Results, Setting, time_of};
 use crate::statistics::{geometric_mean, median};
 
 /// Bytes of the matrix that im2col makes of one image, one group at a time.
@@ -43,8 +43,9 @@ pub fn memory(results: &Results) -> Vec<Memory> {
     let mut seen = Vec::new();
     let mut all = Vec::new();
     for (setting, of) in results.settings.iter().enumerate() {
-        if !seen.contains(&of.threads) {
-            seen.push(of.threads);
+        let kind = (of.threads, of.clock == Clock::Device, of.precision);
+        if !seen.contains(&kind) {
+            seen.push(kind);
             all.push(memory_of(results, setting));
         }
     }
@@ -182,9 +183,11 @@ pub struct Cold {
 /// What cold caches cost; nothing where there is no pair of warm and cold rows.
 pub fn cold(results: &Results) -> Vec<Cold> {
     let find = |threads: usize, clock: Clock| {
-        results.settings.iter().position(|setting| (setting.threads, setting.clock) == (threads, clock))
+        let wanted = Setting { threads, clock, precision: None };
+        results.settings.iter().position(|setting| *setting == wanted)
     };
-    let warm = results.settings.iter().enumerate().filter(|(_, setting)| setting.clock == Clock::Warm);
+    let warm = results.settings.iter().enumerate();
+    let warm = warm.filter(|(_, of)| of.clock == Clock::Warm && of.precision.is_none());
     warm.filter_map(|(warm, setting)| {
         let cold = find(setting.threads, Clock::Cold)?;
         let ratio = |case: usize, id: usize| {

@@ -2,6 +2,7 @@
 
 use std::fmt::Write;
 
+use crate::record::{Clock, Precision};
 use crate::report::document::{Bars, Block, Cell, Class, Document, Fold, Mark, Plot, Table, Warning};
 use crate::report::numbers::digits;
 use crate::report::results::Setting;
@@ -107,11 +108,16 @@ fn navigation(page: &mut String, document: &Document) {
 }
 
 fn setting_key(of: Setting) -> String {
-    format!("{}-{}", of.threads, of.clock.name())
+    let precision = of.precision.map_or("", Precision::name);
+    format!("{}-{}{precision}", of.threads, of.clock.name())
 }
 
 fn setting_name(of: Setting) -> String {
-    format!("{}T {}", of.threads, of.clock.name())
+    let precision = of.precision.map_or_else(String::new, |precision| format!(" {}", precision.name()));
+    match of.clock {
+        Clock::Warm | Clock::Cold => format!("{}T {}{precision}", of.threads, of.clock.name()),
+        Clock::Device => format!("GPU{precision}"),
+    }
 }
 
 fn blocks(page: &mut String, of: &[Block]) {

@@ -9,7 +9,7 @@ use kernels::ConvSpec;
 use crate::bench::BASELINE;
 use crate::engine::OURS;
 use crate::provenance::Run;
-use crate::record::{self, Clock, Record, Role, Status};
+use crate::record::{self, Clock, Precision, Record, Role, Status};
 
 /// The rows of a file.
 #[derive(Clone, Debug)]
@@ -38,14 +38,25 @@ impl Source {
 pub struct Setting {
     /// Threads.
     pub threads: usize,
-    /// State of the caches.
+    /// State of the caches, or the GPU's clock.
     pub clock: Clock,
+    /// What products are computed in, where that is less than f32.
+    pub precision: Option<Precision>,
 }
 
 impl Setting {
     /// Words for people, as `2 threads, cold caches`.
     pub fn label(self) -> String {
-        format!("{}, {} caches", threads(self.threads), self.clock.name())
+        let precision = self.precision.map_or_else(String::new, |of| format!(", {} products", of.name()));
+        format!("{}{precision}", place(self.threads, self.clock))
+    }
+}
+
+/// Where and by which clock rows were measured, in words.
+pub fn place(threads: usize, clock: Clock) -> String {
+    match clock {
+        Clock::Warm | Clock::Cold => format!("{}, {} caches", self::threads(threads), clock.name()),
+        Clock::Device => "on the GPU, its L2 warm".to_owned(),
     }
 }
 
@@ -144,7 +155,9 @@ impl Results {
                 results.settings.push(setting);
             }
         }
-        results.settings.sort_by_key(|setting| (setting.threads, setting.clock == Clock::Cold));
+        results.settings.sort_by_key(|Setting { threads, clock, precision }| {
+            (*clock == Clock::Device, *threads, *clock == Clock::Cold, precision.map(Precision::name))
+        });
         let mut cases = HashMap::new();
         let mut contestants = HashMap::new();
         for row in all() {
@@ -271,16 +284,19 @@ impl Results {
         (0..self.contestants.len()).filter(|&id| self.contestants[id].is_peer()).collect()
     }
 
-    /// Which of ours stands for all of ours on a layer: `auto`, or the fastest where `auto` has no time.
+    /// Which of ours stands for all of ours on a layer: the one that chooses, or the fastest where that has no time.
     pub fn ours(&self, case: usize, setting: usize) -> Option<(usize, &Record, f64)> {
         let ranked = self.ranked(case, setting);
         let ours = || ranked.iter().filter(|(id, ..)| !self.contestants[*id].is_peer());
-        ours().find(|(id, ..)| self.id(*id) == AUTO).or_else(|| ours().next()).copied()
+        ours().find(|(id, ..)| CHOOSERS.contains(&self.id(*id))).or_else(|| ours().next()).copied()
     }
 }
 
 /// The kernel that chooses.
 pub const AUTO: &str = "auto";
+
+/// The kernels that choose: among those of the CPU, and of a GPU.
+pub const CHOOSERS: [&str; 2] = [AUTO, "cuda"];
 
 /// A row's time: positive, of a right result.
 pub fn time_of(row: &Record) -> Option<f64> {
@@ -288,7 +304,7 @@ pub fn time_of(row: &Record) -> Option<f64> {
 }
 
 fn setting_of(row: &Record) -> Setting {
-    Setting { threads: row.threads, clock: row.clock }
+    Setting { threads: row.threads, clock: row.clock, precision: row.precision }
 }
 
 /// Layers of the same name get what they differ by added: the network, the batch, else the whole spec.

@@ -2,7 +2,7 @@
 
 use crate::noise::{Noise, is_tie};
 use crate::record::Record;
-use crate::report::results::{AUTO, Results, factor, time_of};
+use crate::report::results::{CHOOSERS, Results, factor, time_of};
 use crate::statistics::geometric_mean;
 
 /// The noise of a setting; `None` where no kernel ran twice.
@@ -106,9 +106,9 @@ impl Standings {
         Standings { setting, noise, layers: layers.len(), common, standings }
     }
 
-    /// The engine that the verdict is about: `auto`, or the best where it did not run.
+    /// The engine that the verdict is about: the one that chooses, or the best where it did not run.
     pub fn champion(&self, results: &Results) -> Option<&Standing> {
-        let auto = self.standings.iter().find(|standing| results.id(standing.contestant) == AUTO);
+        let auto = self.standings.iter().find(|standing| CHOOSERS.contains(&results.id(standing.contestant)));
         auto.or_else(|| self.standings.first())
     }
 

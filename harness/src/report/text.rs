@@ -15,7 +15,7 @@ pub fn by_layer(rows: &[Record]) -> Vec<Vec<&Record>> {
     let mut layers: Vec<Vec<&Record>> = Vec::new();
     for row in rows {
         let same = |other: &&Record| {
-            let place = |row: &Record| (row.threads, row.clock);
+            let place = |row: &Record| (row.threads, row.clock, row.precision);
             (&other.layer, &other.spec, place(other)) == (&row.layer, &row.spec, place(row))
         };
         match layers.iter_mut().find(|layer| layer.first().is_some_and(same)) {

@@ -96,6 +96,7 @@ impl From<LayoutArg> for Layout {
 pub(crate) enum ClockArg {
     Warm,
     Cold,
+    Device,
 }
 
 impl From<ClockArg> for Clock {
@@ -103,6 +104,7 @@ impl From<ClockArg> for Clock {
         match clock {
             ClockArg::Warm => Clock::Warm,
             ClockArg::Cold => Clock::Cold,
+            ClockArg::Device => Clock::Device,
         }
     }
 }
@@ -255,6 +257,9 @@ pub(crate) struct What {
     /// A shared library of ONNX Runtime, instead of the system's
     #[arg(long, value_name = "FILE")]
     pub(crate) onnxruntime: Option<PathBuf>,
+    /// A shared library of cuDNN 9, instead of the system's
+    #[arg(long, value_name = "FILE")]
+    pub(crate) cudnn: Option<PathBuf>,
     /// Which rounding errors auto and winograd may choose, and kernels may have that are not named: those of
     /// summing, about twice, or about eight times those
     #[arg(long, default_value = "standard")]
@@ -272,8 +277,9 @@ pub(crate) struct What {
     #[arg(long, value_name = "N,…", value_delimiter = ',')]
     pub(crate) batch: Vec<usize>,
     /// State of the caches: warm (buffers used again and again), cold (rotated through more memory than the
-    /// last cache holds), or both
-    #[arg(long, value_name = "warm|cold,…", value_delimiter = ',', default_value = "warm")]
+    /// last cache holds); device is a GPU's own clock, everything in its memory. By default warm, and device
+    /// as well where a kernel or a peer of a GPU is named
+    #[arg(long, value_name = "warm|cold|device,…", value_delimiter = ',')]
     pub(crate) clock: Vec<ClockArg>,
     /// The row that all are compared with
     #[arg(long, value_name = "ID", default_value = harness::bench::BASELINE)]
@@ -290,7 +296,11 @@ impl What {
     /// Refuses libraries of peers that are not asked for.
     pub(crate) fn check(&self) -> Result<(), String> {
         let asked = |peer: &str| self.peers.iter().any(|asked| asked == "all" || asked == peer);
-        let given = [("onednn", !self.onednn.is_empty()), ("onnxruntime", self.onnxruntime.is_some())];
+        let given = [
+            ("onednn", !self.onednn.is_empty()),
+            ("onnxruntime", self.onnxruntime.is_some()),
+            ("cudnn", self.cudnn.is_some()),
+        ];
         match given.iter().find(|(peer, given)| *given && !asked(peer)) {
             Some((peer, _)) => Err(format!("--{peer} is given, but --peers does not name {peer}, nor all")),
             None => Ok(()),

@@ -6,11 +6,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use harness::bench::{Observer, Request};
+use harness::gpu;
 use harness::layers::{self, Layer, Skipped};
 use harness::peers::{self, Paths};
 use harness::provenance::Run;
 use harness::record::{Clock, Lines, Record, Role, Status};
-use harness::report::results::threads;
+use harness::report::results::{Setting, threads};
 use harness::report::text::{by_layer, cells, heads, ranking_text, text_table};
 use indicatif::ProgressBar;
 
@@ -49,19 +50,34 @@ fn request(args: &args::What, layers: Vec<Layer>, roofs: bool) -> Result<Request
     if let Some(threads) = args.threads.iter().find(|&&threads| threads == 0 || threads > 1024) {
         return Err(refused(format!("--threads is {threads}, but must be 1 to 1024")));
     }
-    let paths = Paths { onednn: args.onednn.clone(), onnxruntime: args.onnxruntime.clone() };
+    let paths = Paths {
+        onednn: args.onednn.clone(),
+        onnxruntime: args.onnxruntime.clone(),
+        cudnn: args.cudnn.clone(),
+    };
+    let peers = peers::find(&args.peers, &paths).map_err(refused)?;
+    let on_gpu = kernels.iter().any(|kernel| kernel.on_gpu()) || peers.iter().any(|p| p.on_device());
+    let clocks = match &args.clock[..] {
+        [] if on_gpu => vec![Clock::Warm, Clock::Device],
+        [] => vec![Clock::Warm],
+        clocks => clocks.iter().map(|&clock| clock.into()).collect(),
+    };
+    let mut run = Run::of_process();
+    if on_gpu {
+        run.gpu = gpu::devices().ok().and_then(|devices| devices.first().map(ToString::to_string));
+    }
     let mut request = Request {
         layers,
         kernels,
         accuracy: args.accuracy.into(),
         stores: args.stores.into(),
-        peers: peers::find(&args.peers, &paths).map_err(refused)?,
+        peers,
         threads: args.threads.clone(),
-        clocks: args.clock.iter().map(|&clock| clock.into()).collect(),
+        clocks,
         time: seconds("--time", args.time, 3600.0)?,
         roofs,
         baseline: args.baseline.clone(),
-        run: Arc::new(Run::of_process()),
+        run: Arc::new(run),
     };
     let known = |id: &str| kernels::kernel(id).is_ok() || request.peers.iter().any(|peer| peer.id() == id);
     if !known(&args.baseline) {
@@ -69,8 +85,12 @@ fn request(args: &args::What, layers: Vec<Layer>, roofs: bool) -> Result<Request
     }
     if let Some(budget) = args.budget {
         let budget = seconds("--budget", budget, 1e6)?;
-        let rows: usize = request.layers.iter().map(|layer| request.rows_of(layer)).sum();
-        let rows = (rows * request.threads.len() * request.clocks.len()).max(1);
+        let settings = request.settings();
+        let rows = request
+            .layers
+            .iter()
+            .flat_map(|layer| settings.iter().map(|(_, clock)| request.rows_of(layer, *clock)));
+        let rows = rows.sum::<usize>().max(1);
         request.time = (budget / u32::try_from(rows).unwrap_or(u32::MAX)).max(Duration::from_millis(1));
     }
     Ok(request)
@@ -83,7 +103,7 @@ fn measure(request: Request, json: Option<&Path>, out: &mut dyn Write) -> Result
         None => None,
     };
     progress::catch_interrupts();
-    let steps = request.layers.len() * request.threads.len() * request.clocks.len();
+    let steps = request.layers.len() * request.settings().len();
     let bar = progress::bar(steps as u64);
     let mut terminal = Terminal { out: &mut *out, lines, bar, error: None };
     let heading = format!("{}, {} cores\n", request.run.cpu, request.run.cores);
@@ -168,13 +188,12 @@ impl Terminal<'_> {
         for layer in by_layer(rows) {
             let Some(first) = layer.first() else { continue };
             let name = if first.layer == first.spec { "" } else { first.layer.as_str() };
-            let threads = threads(first.threads);
             let cells: Vec<Vec<String>> = layer.iter().map(|row| cells(row).to_vec()).collect();
-            let clock = match first.clock {
-                Clock::Warm => "",
-                Clock::Cold => ", cold caches",
+            let setting = match (first.clock, first.precision) {
+                (Clock::Warm, None) => threads(first.threads),
+                (clock, precision) => Setting { threads: first.threads, clock, precision }.label(),
             };
-            let head = format!("{name} {}, {threads}{clock}", first.spec);
+            let head = format!("{name} {}, {setting}", first.spec);
             let mut text = format!("{}\n{}", head.trim_start(), text_table(&heads(&layer), &cells));
             for row in layer.iter().filter(|row| row.status != Status::Ok) {
                 let reason = row.reason.as_deref().unwrap_or_default();

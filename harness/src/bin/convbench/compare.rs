@@ -7,7 +7,7 @@ use harness::compare::{Change, Comparison, Measure, Verdict, compare as compared
 use harness::record::{self, Record};
 use harness::regret::{Regret, regrets, summary};
 use harness::report::numbers::time;
-use harness::report::results::threads;
+use harness::report::results::place;
 use harness::report::text::text_table;
 use serde_json::json;
 
@@ -107,8 +107,7 @@ fn print(comparison: &Comparison<'_>, all: bool, out: &mut dyn Write) -> Outcome
             |[speed, low, high]| format!("{speed:.3} ({low:.3} to {high:.3})"),
         );
         let took = |row: &Record| row.median_ns.map(time).unwrap_or_default();
-        let mut layer =
-            format!("{} {}, {}, {}", base.layer, base.requested, threads(base.threads), base.clock.name());
+        let mut layer = format!("{} {}, {}", base.layer, base.requested, place(base.threads, base.clock));
         // What is not asked by default.
         for (asked, usual) in [(&base.accuracy, "standard"), (&base.stores, "cached")] {
             if let Some(asked) = asked.as_ref().filter(|asked| *asked != usual) {
@@ -168,7 +167,7 @@ pub(crate) fn regret(args: &args::Regret, out: &mut dyn Write) -> Outcome {
     }
     let cells = |Regret { auto, best, share }: &Regret<'_>| {
         let percent = if *share > 0.0 { format!("{:.1} %", 100.0 * share) } else { "none".to_owned() };
-        let layer = format!("{}, {}, {}", auto.layer, threads(auto.threads), auto.clock.name());
+        let layer = format!("{}, {}", auto.layer, place(auto.threads, auto.clock));
         let took = |row: &Record| row.median_ns.map(time).unwrap_or_default();
         vec![layer, auto.kernel.clone(), took(auto), best.kernel.clone(), took(best), percent]
     };

@@ -3,6 +3,7 @@
 use std::io::Write;
 use std::time::Duration;
 
+use harness::gpu::{self, GpuRoof};
 use harness::limits::{Bandwidth, bandwidths, peak_gflops};
 use harness::machine::{self, Machine, bytes};
 use harness::pinning::Pool;
@@ -25,6 +26,9 @@ pub(crate) fn info(args: &args::Info, out: &mut dyn Write) -> Outcome {
         }
     }
     let bandwidths = bandwidths(best, CacheSizes::detect(), &pools[0]).map_err(refused)?;
+    let gpus = gpu::devices();
+    // Kernels run on the first one.
+    let gpu_roofs = if gpus.is_ok() { gpu::roofs(&pools[0]) } else { Vec::new() };
     let pinned = pools.iter().all(Pool::is_pinned);
     if args.json {
         let isas: Vec<_> = machine::instruction_sets()
@@ -52,6 +56,9 @@ pub(crate) fn info(args: &args::Info, out: &mut dyn Write) -> Outcome {
             "pinned": pinned,
             "isas": isas,
             "bandwidth_gb_s": bandwidths,
+            "gpus": gpus.as_deref().unwrap_or_default(),
+            "gpu_reason": gpus.as_ref().err(),
+            "gpu_roofs": gpu_roofs,
         });
         return Ok(writeln!(out, "{facts:#}")?);
     }
@@ -79,6 +86,22 @@ pub(crate) fn info(args: &args::Info, out: &mut dyn Write) -> Outcome {
     for Bandwidth { level, bytes, read, write, copy } in bandwidths {
         let size = self::bytes(bytes as u64);
         writeln!(out, "  {level:8} {size:>8}  read {read:6.1}  write {write:6.1}  copy {copy:6.1}")?;
+    }
+    writeln!(out)?;
+    match gpus {
+        Ok(gpus) => {
+            for gpu in &gpus {
+                let (memory, l2) = (bytes(gpu.memory_bytes), bytes(gpu.l2_bytes));
+                writeln!(out, "GPU        {gpu}, {memory}, L2 {l2}")?;
+            }
+        }
+        Err(reason) => writeln!(out, "GPU        none: {reason}")?,
+    }
+    for GpuRoof { name, unit, rate, reason } in gpu_roofs {
+        match rate {
+            Some(rate) => writeln!(out, "  {name:18} {rate:9.0} {unit}")?,
+            None => writeln!(out, "  {name:18} not measured: {}", reason.unwrap_or_default())?,
+        }
     }
     Ok(())
 }

@@ -167,6 +167,7 @@ impl Engine for OneDnn {
                 own_flops: None,
                 error_model: nchw::error_model(spec),
                 stores: None,
+                launches: None,
             },
         };
         if prepared.facts.implementation.contains("wino") {

@@ -45,7 +45,7 @@ pub(super) fn find(paths: &Paths) -> Result<Vec<Box<dyn Engine>>, String> {
         Some(path) => Box::new(OnnxRuntime::new(given(path)?)),
         None => match of_system() {
             Ok(library) => Box::new(OnnxRuntime::new(library)),
-            Err(reason) => Box::new(Missing { name: NAME, reason }),
+            Err(reason) => Box::new(Missing::new(NAME, reason)),
         },
     };
     Ok(vec![peer])

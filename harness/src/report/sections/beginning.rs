@@ -22,7 +22,8 @@ pub(super) fn beginning(results: &Results, standings: &[Standings]) -> Document 
     let layers = count(results.cases.len(), "layer");
     let mut machines: Vec<String> = Vec::new();
     for run in results.origins.iter().flat_map(|origin| &origin.runs) {
-        let machine = format!("{}, {}, {}", run.cpu, count(run.cores, "core"), run.platform);
+        let gpu = run.gpu.as_ref().map_or_else(String::new, |gpu| format!(", {gpu}"));
+        let machine = format!("{}, {}, {}{gpu}", run.cpu, count(run.cores, "core"), run.platform);
         if !machines.contains(&machine) {
             machines.push(machine);
         }
@@ -257,6 +258,7 @@ pub(super) fn provenance(results: &Results) -> Option<Section> {
                 ("cores", run.cores.to_string()),
                 ("caches", format!("L1 {l1}, L2 {l2}, L3 {l3}")),
                 ("instruction sets", run.isas.join(", ")),
+                ("GPU", run.gpu.clone().unwrap_or_else(|| "nothing was measured on one".to_owned())),
                 ("platform", run.platform.clone()),
                 ("program", format!("convbench {}, revision {}", run.version, run.revision)),
                 ("compiler", run.rustc.clone()),

@@ -2,10 +2,11 @@
 
 use kernels::Isa;
 
-use crate::record::Record;
+use crate::gpu::Unit;
+use crate::record::{Clock, Record};
 use crate::report::document::{Block, Class, Plot, Point, PointStyle, RoofLine, Section};
 use crate::report::numbers::{digits, time};
-use crate::report::results::{AUTO, Results};
+use crate::report::results::{CHOOSERS, Results};
 use crate::report::sections::{class, of_settings, section, speed, text};
 
 /// A plot for each setting whose rows hold roofs.
@@ -51,7 +52,7 @@ fn plot(results: &Results, setting: usize) -> Option<Plot> {
             if !legend.iter().any(|(known, _)| *known == class) {
                 legend.push((class, class_title(class, results.id(id))));
             }
-            let main = results.id(id) == AUTO || results.contestants[id].is_peer();
+            let main = CHOOSERS.contains(&results.id(id)) || results.contestants[id].is_peer();
             if let Some(own) = row.own_gflops.filter(|own| *own > 0.0 && own.is_finite()) {
                 let label = format!("{label}; {} by its own arithmetic", digits(own));
                 points.push(Point { at: (x * own / y, own), class, style: PointStyle::Own, label });
@@ -98,8 +99,11 @@ fn class_title(class: Class, id: &str) -> String {
     .to_owned()
 }
 
-/// The instruction set whose peak a row is held against.
+/// The instruction set, or the part of a GPU, whose peak a row is held against.
 fn isa(row: &Record) -> String {
+    if row.clock == Clock::Device {
+        return format!("GPU {}", Unit::of(row).name());
+    }
     let own = row.kernel.rsplit_once('/').map(|(_, isa)| isa);
     let known = own.filter(|own| Isa::ALL.iter().any(|isa| isa.name() == *own));
     // Whatever is not of one instruction set is held against the best of the machine.
