@@ -87,7 +87,11 @@ fn a_kernel_by_name_does_not_pretend_to_be_strict() {
     for kernel in able() {
         let plan = kernel.plan(&spec, &weights, &options);
         if kernel.accuracy() == Accuracy::Strict {
-            assert!(matches!(plan.unwrap().error_model(), kernels::ErrorModel::Sum { .. }), "{}", kernel.id());
+            assert!(
+                matches!(plan.unwrap().error_model(), kernels::ErrorModel::Sum { .. }),
+                "{}",
+                kernel.id()
+            );
         } else {
             assert!(matches!(plan, Err(ConvError::Option { option: "accuracy", .. })), "{}", kernel.id());
         }

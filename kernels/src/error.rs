@@ -330,15 +330,6 @@ pub enum ConvError {
         /// What failed, with the first line of the compiler's log or the driver's error code.
         problem: String,
     },
-    /// A convolution is too large for a GPU kernel's 32-bit numbers.
-    TooLarge {
-        /// What is too large.
-        what: &'static str,
-        /// Its value.
-        actual: usize,
-        /// The largest that would do.
-        limit: usize,
-    },
     /// A buffer on the GPU was not allocated on the stream that it is used on, which alone puts its allocation,
     /// use and release in order.
     Stream {
@@ -383,9 +374,6 @@ impl fmt::Display for ConvError {
             ConvError::Device { call, code } => write!(f, "the CUDA driver's {call} failed: {code}"),
             ConvError::DeviceCode { function, problem } => {
                 write!(f, "the GPU kernel {function} could not be loaded: {problem}")
-            }
-            ConvError::TooLarge { what, actual, limit } => {
-                write!(f, "{what} is {actual}, but must be at most {limit} for a GPU kernel's 32-bit numbers")
             }
             ConvError::Stream { buffer: "stream" } => {
                 write!(f, "the stream belongs to another context than the plan's device")

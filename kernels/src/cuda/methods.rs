@@ -41,8 +41,8 @@ impl Method {
     /// The lowest compute capability that runs it.
     pub(super) const fn capability(self) -> (u32, u32) {
         match self {
-            Method::Auto | Method::Fp32 | Method::Winograd | Method::Depthwise => (7, 5),
-            Method::Tf32x3 | Method::Tf32 | Method::Bf16 => (8, 0),
+            Method::Auto | Method::Fp32 | Method::Depthwise => (7, 5),
+            Method::Tf32x3 | Method::Tf32 | Method::Bf16 | Method::Winograd => (8, 0),
         }
     }
 
@@ -96,6 +96,18 @@ mod tests {
         assert_eq!(crate::kernels().filter(|kernel| kernel.on_gpu()).count(), METHODS.len());
         let error = Method::of("direct").unwrap_err().to_string();
         assert!(error.contains("`direct`") && error.contains("cuda-fp32"), "{error}");
+    }
+
+    /// The lowest capability of a method's functions, which have its name.
+    #[test]
+    fn capabilities_are_those_of_the_functions() {
+        let functions = crate::cuda::functions();
+        for &method in METHODS {
+            let name = method.id().replace("cuda", "conv").replace('-', "_") + "_";
+            let of_method = functions.iter().filter(|function| function.name.starts_with(&name));
+            let lowest = of_method.map(|function| function.compute_capability).min();
+            assert_eq!(lowest, Some(method.capability()), "{}", method.id());
+        }
     }
 
     #[test]

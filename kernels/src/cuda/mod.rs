@@ -41,7 +41,7 @@
 //! | `cuda-depthwise` | groups = input channels | in f32 |
 //!
 //! Each [`error_model`](crate::Plan::error_model) states its bound. Compute capability 7.5 is enough, 8.0 for tensor
-//! cores.
+//! cores and Winograd.
 //!
 //! # Where things come from
 //! | variable | meaning |

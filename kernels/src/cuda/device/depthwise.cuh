@@ -58,8 +58,9 @@ template <int KERNEL, int STRIDE, int ROWS> CONV_INLINE void depthwise(CONV_ARGU
                 const float w = __ldg(weight + (r * p.kernel_width + s) * channels);
 #pragma unroll
                 for (int j = 0; j < ROWS; j++) {
+                    if (first + j >= p.out_height) break;
                     const int y = (first + j) * p.stride_y - p.pad_top + r * p.dilation_y;
-                    if (first + j < p.out_height && (unsigned)y < (unsigned)p.in_height)
+                    if ((unsigned)y < (unsigned)p.in_height)
                         sum[j] = fmaf(w, __ldg(plane + (y * p.in_row + x * p.in_column)), sum[j]);
                 }
             }
