@@ -52,8 +52,8 @@ plant "fp32, two stages: no barrier behind a tile" fp32_nchw_64x64_staged,reduce
 
 # ---- Bounds and alignment
 plant "fp32: pixels beyond the last one are read" fp32_nhwc_16x128,reduce 's/corner\.exists = pixel < p\.pixels/corner.exists = true/'
-plant "fp32: a row below the image is read" fp32_nchw_32x32,fp32_nchw_32x128,reduce 's/\(unsigned\)y < \(unsigned\)p\.in_height/(unsigned)y <= (unsigned)p.in_height/'
-plant "fp32: columns left of the image are read" fp32_nchw_32x32,fp32_nchw_32x128,reduce 's/\(unsigned\)x < \(unsigned\)p\.in_width\) << \(16/x < p.in_width) << (16/'
+plant "fp32: a row below the image is read" fp32_nchw_32x32,fp32_nchw_32x128,reduce 's/\(y < \(unsigned\)p\.in_height\) << r/(y <= (unsigned)p.in_height) << r/'
+plant "fp32: columns left of the image are read" fp32_nchw_32x32,fp32_nchw_32x128,reduce 's/\(x < \(unsigned\)p\.in_width\) << \(16/((int)x < p.in_width) << (16/'
 plant "fp32: weights beyond a row are read" fp32_nchw_32x32,reduce 's/across < left\)/true)/'
 plant "fp32: sums beyond the last pixel are written" fp32_nchw_32x32,fp32_nchw_32x128,reduce 's/if \(pixel \+ q < p\.pixels\)//'
 plant "fp32: sums beyond the last filter are written" fp32_nchw_32x32,fp32_nchw_32x128,reduce 's/if \(filter >= p\.filters\) continue;//'
