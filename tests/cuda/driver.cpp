@@ -270,9 +270,12 @@ struct Stream {
     std::vector<Work> captured;
 };
 
+// Shared: a thread may wait for a stream that another one destroys meanwhile.
+using StreamPointer = std::shared_ptr<Stream>;
+
 struct Event {
     bool timed = true, recorded = false;
-    Stream* stream = nullptr;
+    StreamPointer stream;
     unsigned long long ticket = 0;   // what its stream must have finished
     std::atomic<double> milliseconds{0};
 };
@@ -314,15 +317,19 @@ template <class T> int remove_handle(void* handle) {
     return SUCCESS;
 }
 
-Stream& null_stream() {
-    static Stream stream;
+std::map<void*, StreamPointer> streams;  // by their handles; of `handles_lock`
+
+const StreamPointer& null_stream() {
+    static const StreamPointer stream = std::make_shared<Stream>();
     return stream;
 }
 
 // Null, CU_STREAM_LEGACY and CU_STREAM_PER_THREAD are one stream here.
-Stream* stream_of(void* handle) {
-    if (reinterpret_cast<uintptr_t>(handle) <= 2) return &null_stream();
-    return lives<Stream>(handle) ? static_cast<Stream*>(handle) : nullptr;
+StreamPointer stream_of(void* handle) {
+    if (reinterpret_cast<uintptr_t>(handle) <= 2) return null_stream();
+    std::lock_guard<std::mutex> guard(handles_lock);
+    const auto i = streams.find(handle);
+    return i == streams.end() ? nullptr : i->second;
 }
 
 // Runs what is queued, up to a ticket.
@@ -344,16 +351,17 @@ int wait_for(Stream& stream) {
     return std::exchange(stream.error, 0);
 }
 
-std::vector<Stream*> all_streams() {
+std::vector<StreamPointer> all_streams() {
     std::lock_guard<std::mutex> guard(handles_lock);
-    std::vector<Stream*> all(handles<Stream>().begin(), handles<Stream>().end());
-    all.push_back(&null_stream());
+    std::vector<StreamPointer> all;
+    for (const auto& [handle, stream] : streams) all.push_back(stream);
+    all.push_back(null_stream());
     return all;
 }
 
 int wait_for_all() {
     int code = SUCCESS;
-    for (Stream* stream : all_streams()) {
+    for (const StreamPointer& stream : all_streams()) {
         const int failed = wait_for(*stream);
         code = code ? code : failed;
     }
@@ -366,24 +374,24 @@ thread_local int captures_of_thread = 0;
 #define FORBIDDEN_IN_CAPTURE() \
     if (captures_of_thread > 0) return break_captures()
 int break_captures() {
-    for (Stream* stream : all_streams()) stream->invalid |= stream->capturing;
+    for (const StreamPointer& stream : all_streams()) stream->invalid |= stream->capturing;
     return CAPTURE_UNSUPPORTED;
 }
 
 // Puts work on a stream, or into the graph that it is captured for.
 int put(void* handle, Work work) {
-    Stream* stream = stream_of(handle);
+    const StreamPointer stream = stream_of(handle);
     if (!stream) return INVALID_HANDLE;
     std::lock_guard<std::recursive_mutex> guard(stream->lock);
     if (stream->capturing) {
         stream->captured.push_back(std::move(work));
         return SUCCESS;
     }
-    if (stream == &null_stream() || stream->blocking) {
-        if (stream == &null_stream() && captures_of_thread > 0) return break_captures();
+    if (stream == null_stream() || stream->blocking) {
+        if (stream == null_stream() && captures_of_thread > 0) return break_captures();
         // Streams that the null stream waits for are in order with it.
-        for (Stream* other : all_streams())
-            if (other != stream && other->blocking && (stream == &null_stream() || other == &null_stream())) finish(*other);
+        for (const StreamPointer& other : all_streams())
+            if (other != stream && other->blocking && (stream == null_stream() || other == null_stream())) finish(*other);
     }
     stream->queue.push_back(std::move(work));
     stream->queued++;
@@ -392,7 +400,7 @@ int put(void* handle, Work work) {
 }
 
 bool is_capturing(void* handle) {
-    const Stream* stream = stream_of(handle);
+    const StreamPointer stream = stream_of(handle);
     return stream && stream->capturing;
 }
 
@@ -496,7 +504,7 @@ API emulated_fail(const char* function, long long after, int code) {
 // A number: of calls of a function by its name, of launches of a kernel by its name, or what lives; -1 for an unknown
 // name. Work that was queued is done first.
 extern "C" __attribute__((visibility("default"))) long long emulated_get(const char* name) {
-    for (Stream* stream : all_streams()) finish(*stream);
+    for (const StreamPointer& stream : all_streams()) finish(*stream);
     const std::string wanted = name;
     {
         std::lock_guard<std::mutex> guard(memory_lock);
@@ -506,7 +514,7 @@ extern "C" __attribute__((visibility("default"))) long long emulated_get(const c
     }
     {
         std::lock_guard<std::mutex> guard(handles_lock);
-        if (wanted == "streams") return handles<Stream>().size();
+        if (wanted == "streams") return streams.size();
         if (wanted == "events") return handles<Event>().size();
         if (wanted == "modules") return handles<Module>().size();
         if (wanted == "graphs") return handles<Graph>().size();
@@ -713,7 +721,7 @@ API cuMemAllocAsync(Pointer* p, size_t bytes, void* stream) {
 API cuMemFree_v2(Pointer p) {
     ENTER(A_CONTEXT);
     FORBIDDEN_IN_CAPTURE();
-    for (Stream* stream : all_streams()) finish(*stream);
+    for (const StreamPointer& stream : all_streams()) finish(*stream);
     return release(p);
 }
 API cuMemFreeAsync(Pointer p, void* stream) {
@@ -735,7 +743,7 @@ API cuMemHostAlloc(void** p, size_t bytes, unsigned) {
 API cuMemFreeHost(void* p) {
     ENTER(A_CONTEXT);
     FORBIDDEN_IN_CAPTURE();
-    for (Stream* stream : all_streams()) finish(*stream);
+    for (const StreamPointer& stream : all_streams()) finish(*stream);
     std::lock_guard<std::mutex> guard(memory_lock);
     const auto i = pinned.find(reinterpret_cast<Pointer>(p));
     if (i == pinned.end()) return INVALID_VALUE;
@@ -785,7 +793,7 @@ API cuMemcpyHtoD_v2(Pointer to, const void* from, size_t bytes) {
     ENTER(A_CONTEXT);
     FORBIDDEN_IN_CAPTURE();
     if (!on_device(to, bytes)) return INVALID_VALUE;
-    const int code = wait_for(null_stream());
+    const int code = wait_for(*null_stream());
     memcpy(reinterpret_cast<void*>(to), from, bytes);
     return code;
 }
@@ -793,7 +801,7 @@ API cuMemcpyDtoH_v2(void* to, Pointer from, size_t bytes) {
     ENTER(A_CONTEXT);
     FORBIDDEN_IN_CAPTURE();
     if (!on_device(from, bytes)) return INVALID_VALUE;
-    const int code = wait_for(null_stream());
+    const int code = wait_for(*null_stream());
     memcpy(to, reinterpret_cast<void*>(from), bytes);
     return code;
 }
@@ -809,24 +817,29 @@ API cuMemsetD8_v2(Pointer to, unsigned char value, size_t bytes) {
     ENTER(A_CONTEXT);
     FORBIDDEN_IN_CAPTURE();
     if (!on_device(to, bytes)) return INVALID_VALUE;
-    const int code = wait_for(null_stream());
+    const int code = wait_for(*null_stream());
     memset(reinterpret_cast<void*>(to), value, bytes);
     return code;
 }
 
 API cuStreamCreate(void** stream, unsigned flags) {
     ENTER(A_CONTEXT);
-    auto* made = new Stream;
+    const auto made = std::make_shared<Stream>();
     made->blocking = !(flags & 1);
-    *stream = add_handle(made);
+    *stream = made.get();
+    std::lock_guard<std::mutex> guard(handles_lock);
+    streams[*stream] = made;
     return SUCCESS;
 }
 API cuStreamCreateWithPriority(void** stream, unsigned flags, int) { return cuStreamCreate(stream, flags); }
 API cuStreamDestroy_v2(void* stream) {
     ENTER(A_CONTEXT);
-    if (!lives<Stream>(stream)) return INVALID_HANDLE;
-    finish(*static_cast<Stream*>(stream));
-    return remove_handle<Stream>(stream);
+    const StreamPointer found = stream_of(stream);
+    if (!found || found == null_stream()) return INVALID_HANDLE;
+    finish(*found);
+    std::lock_guard<std::mutex> guard(handles_lock);
+    streams.erase(stream);
+    return SUCCESS;
 }
 API cuStreamSynchronize(void* stream) {
     ENTER(A_CONTEXT);
@@ -842,9 +855,9 @@ API cuStreamQuery(void* stream) {
 }
 API cuStreamBeginCapture_v2(void* handle, int mode) {
     ENTER(A_CONTEXT);
-    Stream* stream = stream_of(handle);
+    const StreamPointer stream = stream_of(handle);
     if (!stream) return INVALID_HANDLE;
-    if (stream == &null_stream()) return CAPTURE_UNSUPPORTED;
+    if (stream == null_stream()) return CAPTURE_UNSUPPORTED;
     if (stream->capturing || mode < 0 || mode > 2) return INVALID_VALUE;
     stream->capturing = true;
     stream->invalid = false;
@@ -854,7 +867,7 @@ API cuStreamBeginCapture_v2(void* handle, int mode) {
 }
 API cuStreamEndCapture(void* handle, void** graph) {
     ENTER(A_CONTEXT);
-    Stream* stream = stream_of(handle);
+    const StreamPointer stream = stream_of(handle);
     if (!stream || !stream->capturing) return INVALID_VALUE;
     stream->capturing = false;
     captures_of_thread--;
@@ -878,10 +891,10 @@ API cuStreamWaitEvent(void* stream, void* handle, unsigned) {
     if (!event->recorded) return SUCCESS;
     // An event from outside cannot be part of a graph.
     if (is_capturing(stream) && event->stream != stream_of(stream)) return break_captures();
-    Stream* other = event->stream;
+    const StreamPointer other = event->stream;
     const unsigned long long ticket = event->ticket;
     return put(stream, [=] {
-        if (other == &null_stream() || lives<Stream>(other)) finish(*other, ticket);
+        finish(*other, ticket);
         return SUCCESS;
     });
 }
