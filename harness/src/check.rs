@@ -78,7 +78,7 @@ impl std::fmt::Display for Mismatch {
 /// The factor k of an error model.
 pub fn bound_factor(model: ErrorModel) -> f64 {
     match model {
-        ErrorModel::Sum { k } | ErrorModel::Winograd { k, .. } => k,
+        ErrorModel::Sum { k } | ErrorModel::Winograd { k, .. } | ErrorModel::Rounded { k, .. } => k,
         // A model that this crate does not know allows nothing.
         _ => 0.0,
     }

@@ -41,6 +41,8 @@ pub struct Oracle<'a> {
     with_bias: bool,
     accumulate: bool,
     winograd: Option<Winograd>,
+    /// What small operands lose, in units of what `underflow` is multiplied with.
+    operand: Option<f64>,
     layout: Layout,
     channels: [usize; 2],
     groups: usize,
@@ -98,11 +100,16 @@ impl<'a> Oracle<'a> {
             }
             _ => None,
         };
+        let operand = match model {
+            ErrorModel::Rounded { k, operand } => Some(operand / (k * f64::from(f32::from_bits(1)))),
+            _ => None,
+        };
         Oracle {
             tensors,
             with_bias,
             accumulate: options.accumulate,
             winograd,
+            operand,
             layout: spec.layout(),
             channels: [spec.in_channels(), spec.out_channels()],
             groups: spec.groups(),
@@ -143,9 +150,14 @@ impl<'a> Oracle<'a> {
     /// What the output has to be where the definition gives `sum`.
     pub fn expected(&self, position: Position, sum: Sum) -> Expected {
         let Sum { value, scale } = sum;
-        match &self.winograd {
-            None => Expected { value, scale, underflow: 1.0 },
-            Some(winograd) => {
+        match (&self.winograd, self.operand) {
+            (None, None) => Expected { value, scale, underflow: 1.0 },
+            (None, Some(operand)) => {
+                let mut operands = 0.0;
+                self.for_each_term(position, |weight, pixel| operands += weight.abs() + pixel.abs());
+                Expected { value, scale, underflow: 1.0 + operand * operands }
+            }
+            (Some(winograd), _) => {
                 let (products, underflow) = self.winograd_scales(winograd, position);
                 Expected { value, scale: products + self.extra(position).scale, underflow }
             }
@@ -154,23 +166,29 @@ impl<'a> Oracle<'a> {
 
     /// What the definition gives at a position.
     pub fn sum(&self, position: Position) -> Sum {
-        let [n, o, y, x] = position;
+        let (mut value, mut sum) = (0.0, 0.0);
+        self.for_each_term(position, |weight, pixel| {
+            let term = weight * pixel;
+            value += term;
+            sum += term.abs();
+        });
+        let extra = self.extra(position);
+        Sum { value: value + extra.value, scale: sum + extra.scale }
+    }
+
+    /// Calls `f` with weight and pixel of each product of the definition.
+    fn for_each_term(&self, [n, o, y, x]: Position, mut f: impl FnMut(f64, f64)) {
         let group_inputs = self.channels[0] / self.groups;
         let first = o / (self.channels[1] / self.groups) * group_inputs;
-        let (mut value, mut sum) = (0.0, 0.0);
         for c in 0..group_inputs {
             for r in 0..self.kernel[0] {
                 for s in 0..self.kernel[1] {
                     let iy = (y * self.stride[0] + r * self.dilation[0]).wrapping_sub(self.before[0]);
                     let ix = (x * self.stride[1] + s * self.dilation[1]).wrapping_sub(self.before[1]);
-                    let term = self.weight(o, c, r, s) * self.pixel(n, first + c, iy, ix);
-                    value += term;
-                    sum += term.abs();
+                    f(self.weight(o, c, r, s), self.pixel(n, first + c, iy, ix));
                 }
             }
         }
-        let extra = self.extra(position);
-        Sum { value: value + extra.value, scale: sum + extra.scale }
     }
 
     /// What is added to the products: bias and what was there before.

@@ -329,6 +329,18 @@ pub enum ErrorModel {
         /// The matrices.
         transform: &'static WinogradTransform,
     },
+    /// As [`Sum`](Self::Sum), but the products are of operands that were rounded or split, and summed by
+    /// hardware that truncates: |ŷ − y| ≤ `k`·u·(Σ|w||x| + |bias| + |previous output|), and integer data
+    /// need not give the exact result.
+    ///
+    /// An operand too small for the format that it is rounded to loses up to `operand` whatever its size: add
+    /// `operand`·Σ(|w| + |x|), and `k`·2⁻¹⁴⁹ as for sums.
+    Rounded {
+        /// The factor k.
+        k: f64,
+        /// What small operands lose.
+        operand: f64,
+    },
 }
 
 /// The matrices of a Winograd algorithm F(m×m, r×r) with tiles of (m+r−1)×(m+r−1): the output tile
@@ -473,14 +485,16 @@ impl Plan for Prepared {
     }
 }
 
-/// The checks of every `plan`, before any work.
-pub(crate) fn check_plan(spec: &ConvSpec, weights: &[f32], options: &PlanOptions) -> Result<(), ConvError> {
+/// The checks of every `plan`, before any work, of a kernel of this accuracy: under [`Accuracy::Strict`] no other is
+/// taken, even by name.
+pub(crate) fn check_plan(
+    accuracy: Accuracy,
+    spec: &ConvSpec,
+    weights: &[f32],
+    options: &PlanOptions,
+) -> Result<(), ConvError> {
     options.check()?;
-    check_len("weights", weights.len(), spec.weights_len())
-}
-
-/// Under [`Accuracy::Strict`] no kernel is taken that is not of that accuracy, even by name.
-pub(crate) fn check_accuracy(accuracy: Accuracy, options: &PlanOptions) -> Result<(), ConvError> {
+    check_len("weights", weights.len(), spec.weights_len())?;
     if options.accuracy != Accuracy::Strict || accuracy == Accuracy::Strict {
         return Ok(());
     }

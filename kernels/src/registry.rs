@@ -250,8 +250,7 @@ impl Kernel for Entry {
     ) -> Result<Box<dyn Plan>, ConvError> {
         self.availability().map_err(|reason| ConvError::Unavailable { kernel: self.id.clone(), reason })?;
         self.supports(spec)?;
-        kernel::check_plan(spec, weights, options)?;
-        kernel::check_accuracy(self.row.accuracy, options)?;
+        kernel::check_plan(self.row.accuracy, spec, weights, options)?;
         (self.row.plan)(self.isa, spec, weights, options)
     }
 }

@@ -6,8 +6,10 @@
 // runs. Which one is a matter of the schedule: ascending, descending or shuffled. Blocks run one after another.
 //
 // What it catches
-// - Missing barriers: shared memory starts as NaN in every block, and threads run as far ahead of each other as
-//   barriers let them.
+// - Missing barriers: two threads that touch a word of shared memory, one of which writes it, without a barrier
+//   between them (or `__syncwarp`, within a warp), in whatever order they happened to run. The compiler reports
+//   accesses (-fsanitize=thread), the emulator keeps who touched each word. Beyond that, shared memory starts as
+//   NaN in every block, and threads run as far ahead of each other as barriers let them.
 // - Missing or short waits for cp.async: bytes are NaN from when a copy is issued to when its thread has waited
 //   for it (Copies::Late). Copies::AtOnce is the other extreme: a copy that overwrites what is still read.
 // - Barriers that not all threads reach, or that threads of a block reach at different lines; warp operations
@@ -21,7 +23,7 @@
 //
 // What it cannot: the PTX in the primitives (each is a line, beside its host form), registers and their spills
 // (a real compiler tells: see tests/cuda.rs), how memory accesses of one warp coalesce or conflict, how a real
-// GPU orders memory between threads that do not meet at a barrier, two blocks at once, and any speed.
+// GPU orders accesses to global memory, two blocks at once, and any speed.
 #pragma once
 
 #include <algorithm>
@@ -108,6 +110,14 @@ struct Thread {
     std::vector<size_t> groups;      // how many of `copies` each committed group ends after
 };
 
+// Who touched a word of shared memory last. A phase is the time between two barriers of the block; they are counted
+// on and on, so that nothing need be cleared. A step is the time between two `__syncwarp`s of a warp.
+struct Word {
+    uint32_t write_phase, write_step, read_phase, read_step;
+    int16_t writer, reader;
+    bool other_lanes, other_warps;  // have read it as well, since `read_phase` and `read_step`
+};
+
 // An operation in which lanes of a warp take part together.
 struct Meeting {
     unsigned mask = 0, arrived = 0;
@@ -126,6 +136,9 @@ struct Machine {
     std::vector<int> at_barrier;
     Thread* current = nullptr;
     unsigned live = 0, random = 1;
+    uint32_t phase = 1;              // of the block
+    uint32_t steps[32];              // of each warp
+    Word* words = nullptr;           // of shared memory
     const std::function<void()>* body = nullptr;
     void* main_stack = nullptr;
     sigjmp_buf escape;               // out of a fault
@@ -151,6 +164,7 @@ constexpr size_t PAGE = 4096, STACK = 96 << 10, SIGNAL_STACK = 64 << 10;
 constexpr size_t MOST_THREADS = 1024, MOST_SHARED = 228 << 10, SHARED_ALIGNMENT = 1024;
 // A page that cannot be touched, one of slack, shared memory, and a page that cannot be touched.
 constexpr size_t SHARED_MAP = PAGE + PAGE + MOST_SHARED + PAGE;
+constexpr size_t WORDS_MAP = MOST_SHARED / 4 * sizeof(Word);
 
 // ---- Faults -----------------------------------------------------------------------------------------------------
 
@@ -267,6 +281,7 @@ inline void wait(const char* what, int line = 0) {
 inline void release_barrier_if_all_there() {
     Machine& m = *machine;
     if (m.at_barrier.empty() || m.at_barrier.size() < m.live) return;
+    m.phase++;
     std::vector<int> all;
     all.swap(m.at_barrier);
     release(all.data(), all.size());
@@ -278,6 +293,7 @@ inline void sync_block(int line) {
         fault(LaunchFailed, "is at the barrier of line %d while thread %d is at that of line %d", line, m.at_barrier[0],
               m.threads[m.at_barrier[0]].line);
     if (m.at_barrier.size() + 1 == m.live) {  // the last one runs on at once
+        m.phase++;
         std::vector<int> all;
         all.swap(m.at_barrier);
         release(all.data(), all.size());
@@ -328,7 +344,63 @@ template <class Lane, class F> void meet(unsigned mask, const char* kind, Lane& 
 
 inline void sync_warp(unsigned mask) {
     char nothing;
-    meet(mask, "__syncwarp", nothing, [](char**) {});
+    meet(mask, "__syncwarp", nothing, [mask](char**) {
+        if (mask == ~0u) machine->steps[machine->current->warp]++;
+    });
+}
+
+// ---- Races ------------------------------------------------------------------------------------------------------
+
+#define EMULATOR_UNCHECKED __attribute__((no_sanitize("thread")))
+
+// Whether a barrier lies between what a thread did in a phase and step and what `me` does now.
+EMULATOR_UNCHECKED inline bool is_ordered(int thread, uint32_t phase, uint32_t step, const Thread& me) {
+    return thread == me.number || phase != machine->phase || (thread / 32 == me.warp && step != machine->steps[me.warp]);
+}
+
+// Notes that a thread touches a word, or ends the launch if it races with another one.
+EMULATOR_UNCHECKED inline void touch_word(size_t i, bool writes, const Thread& me) {
+    Word& word = machine->words[i];
+    const uint32_t phase = machine->phase, step = machine->steps[me.warp];
+    const bool read_now = word.read_phase == phase;
+    // The same thread again, and nobody wrote in between.
+    if (!writes && read_now && word.reader == me.number && word.read_step == step) return;
+    const char* other = nullptr;
+    int who = word.writer;
+    if (!is_ordered(word.writer, word.write_phase, word.write_step, me)) {
+        other = "wrote";
+    } else if (writes && read_now) {
+        const bool unordered = word.other_warps || word.reader / 32 != me.warp ||
+                               (word.read_step == step && (word.other_lanes || word.reader != me.number));
+        if (unordered) other = "read", who = word.reader;
+    }
+    if (other) {
+        fault(LaunchFailed, "%s word %zu of shared memory, which thread %d %s without a barrier between them",
+              writes ? "writes" : "reads", i, who, other);
+    }
+    if (writes) {
+        word = {phase, step, 0, 0, static_cast<int16_t>(me.number), 0, false, false};
+        return;
+    }
+    const bool same_warp = word.reader / 32 == me.warp, same_step = word.read_step == step;
+    word.other_warps = read_now && (word.other_warps || !same_warp);
+    word.other_lanes = read_now && same_warp && same_step && (word.other_lanes || word.reader != me.number);
+    word.reader = static_cast<int16_t>(me.number);
+    word.read_phase = phase;
+    word.read_step = step;
+}
+
+// The same for some bytes; other memory than the block's shared memory is none of this function's business.
+EMULATOR_UNCHECKED inline void touch(const void* at, size_t bytes, bool writes, const Thread& me) {
+    const size_t all = machine->shared_bytes, start = static_cast<const unsigned char*>(at) - machine->shared;
+    if (start >= all || bytes == 0) return;
+    const size_t end = bytes < all - start ? start + bytes : all;
+    for (size_t i = start / 4; i < (end + 3) / 4; i++) touch_word(i, writes, me);
+}
+
+// An access that the compiler reports.
+EMULATOR_UNCHECKED inline void touch(const void* at, size_t bytes, bool writes) {
+    if (running && machine->current) touch(at, bytes, writes, *machine->current);
 }
 
 // The value of lane `source`.
@@ -368,6 +440,7 @@ inline void must_be_shared(const void* at, size_t bytes, const char* what) {
 }
 
 inline void land(const Copy& copy) {
+    touch(copy.to, copy.bytes, true);
     memcpy(copy.to, copy.from, copy.valid);
     memset(static_cast<char*>(copy.to) + copy.valid, 0, copy.bytes - copy.valid);
 }
@@ -382,6 +455,7 @@ inline void copy_async(void* to, const void* from, int bytes, int valid) {
     if (reinterpret_cast<uintptr_t>(from) % bytes) fault(Misaligned, "cp.async reads %d bytes from a misaligned address", bytes);
     const Copy copy{to, from, bytes, valid};
     if (machine->schedule.copies == Copies::AtOnce) return land(copy);
+    touch(to, bytes, true);
     memset(to, 0xff, bytes);
     machine->current->copies.push_back(copy);
 }
@@ -489,6 +563,7 @@ template <int COUNT> void load_matrices(uint32_t (&registers)[COUNT], const void
             const void* row = lanes[lane]->row;
             if (reinterpret_cast<uintptr_t>(row) % 16) fault(Misaligned, "ldmatrix: the row of lane %d is misaligned", lane);
             must_be_shared(row, 16, "ldmatrix reads");
+            touch(row, 16, false, machine->threads[machine->current->warp * 32 + lane]);
         }
         for (int lane = 0; lane < 32; lane++)
             for (int i = 0; i < COUNT; i++)
@@ -526,6 +601,8 @@ inline void run_block(uint3 index) {
     m.at_barrier.clear();
     m.ready.resize(count);
     m.live = count;
+    m.phase++;
+    std::fill(m.steps, m.steps + 32, 0);
     m.random = m.schedule.seed * 2654435761u + index.x + 7 * index.y + 31 * index.z;
     // With a page before it and what alignment leaves behind it.
     memset(m.shared - PAGE, 0xff, m.shared_end - (m.shared - PAGE));
@@ -569,6 +646,7 @@ inline Machine::Machine() {
     mprotect(shared_end, PAGE, PROT_NONE);
     stacks = map_memory(MOST_THREADS * STACK);
     for (unsigned i = 0; i < MOST_THREADS; i++) mprotect(stacks + i * STACK, PAGE, PROT_NONE);
+    words = reinterpret_cast<Word*>(map_memory(WORDS_MAP));
     signal_stack = map_memory(SIGNAL_STACK);  // a fiber's own stack may be what is at fault
     stack_t alternative{};
     alternative.ss_sp = signal_stack;
@@ -592,6 +670,7 @@ inline Machine::~Machine() {
     sigaltstack(&alternative, nullptr);
     munmap(shared_map, SHARED_MAP);
     munmap(stacks, MOST_THREADS * STACK);
+    munmap(words, WORDS_MAP);
     munmap(signal_stack, SIGNAL_STACK);
 }
 
@@ -687,6 +766,36 @@ EMULATOR_RULE(negate_overflow, (void* data, void*), LaunchFailed, "a negation ov
 EMULATOR_RULE(shift_out_of_bounds, (void* data, void*, void*), LaunchFailed, "a shift out of range")
 EMULATOR_RULE(out_of_bounds, (void* data, void*), LaunchFailed, "an index out of range")
 #undef EMULATOR_RULE
+
+// And those of the thread sanitizer.
+#define EMULATOR_ACCESS(name, bytes, writes) \
+    extern "C" inline __attribute__((used, visibility("hidden"))) EMULATOR_UNCHECKED void __tsan_##name(void* at) { \
+        ::emulator::touch(at, bytes, writes); \
+    }
+#define EMULATOR_ACCESSES(bytes) \
+    EMULATOR_ACCESS(read##bytes, bytes, false) \
+    EMULATOR_ACCESS(write##bytes, bytes, true) \
+    EMULATOR_ACCESS(unaligned_read##bytes, bytes, false) \
+    EMULATOR_ACCESS(unaligned_write##bytes, bytes, true) \
+    EMULATOR_ACCESS(volatile_read##bytes, bytes, false) \
+    EMULATOR_ACCESS(volatile_write##bytes, bytes, true)
+EMULATOR_ACCESSES(1)
+EMULATOR_ACCESSES(2)
+EMULATOR_ACCESSES(4)
+EMULATOR_ACCESSES(8)
+EMULATOR_ACCESSES(16)
+#undef EMULATOR_ACCESSES
+#undef EMULATOR_ACCESS
+#define EMULATOR_HANDLER extern "C" inline __attribute__((used, visibility("hidden"))) EMULATOR_UNCHECKED
+EMULATOR_HANDLER void __tsan_read_range(void* at, size_t bytes) { ::emulator::touch(at, bytes, false); }
+EMULATOR_HANDLER void __tsan_write_range(void* at, size_t bytes) { ::emulator::touch(at, bytes, true); }
+EMULATOR_HANDLER void __tsan_init() {}
+EMULATOR_HANDLER void __tsan_func_entry(void*) {}
+EMULATOR_HANDLER void __tsan_func_exit() {}
+EMULATOR_HANDLER void __tsan_vptr_update(void*, void*) {}
+EMULATOR_HANDLER void __tsan_vptr_read(void*) {}
+EMULATOR_HANDLER char __tsan_atomic8_load(const char* at, int) { return __atomic_load_n(at, __ATOMIC_ACQUIRE); }
+#undef EMULATOR_HANDLER
 
 // ---- CUDA's built-in variables and functions --------------------------------------------------------------------
 

@@ -86,6 +86,39 @@ void barriers() {
         }
         out[threadIdx.x] = sum / 3;
     }, reversed);
+    // Nothing that any schedule shows: the value is the same.
+    expect("no barrier between reading and writing", emulator::LaunchFailed, "without a barrier", 64, 1024, [] {
+        shared()[threadIdx.x] = 1;
+        __syncthreads();
+        out[threadIdx.x] = shared()[63 - threadIdx.x];
+        shared()[threadIdx.x] = 1;
+    });
+    expect("a warp's barrier between warps", emulator::LaunchFailed, "without a barrier", 64, 1024, [] {
+        shared()[threadIdx.x] = 1;
+        __syncwarp();
+        out[threadIdx.x] = shared()[63 - threadIdx.x];
+    });
+    expect("a warp's barrier within warps", emulator::Good, "", 64, 1024, [] {
+        for (int round = 0; round < 3; round++) {
+            shared()[threadIdx.x] = 1;
+            __syncwarp();
+            out[threadIdx.x] = shared()[threadIdx.x ^ 31];
+            __syncwarp();
+        }
+    });
+    expect("a shuffle in the place of a warp's barrier", emulator::LaunchFailed, "without a barrier", 32, 1024, [] {
+        shared()[threadIdx.x] = 1;
+        __shfl_sync(~0u, 1, 0);
+        out[threadIdx.x] = shared()[threadIdx.x ^ 31];
+    });
+    expect("many read what one wrote", emulator::Good, "", 64, 1024, [] {
+        for (int round = 0; round < 3; round++) {
+            if (threadIdx.x == 5) shared()[7] = 1;
+            __syncthreads();
+            out[threadIdx.x] = shared()[7];
+            __syncthreads();
+        }
+    });
     expect("a barrier that some do not reach", emulator::LaunchFailed, "deadlock", 64, 0, [] {
         if (threadIdx.x <= 32) __syncthreads();
         else __syncwarp();
@@ -133,7 +166,7 @@ void addresses() {
         volatile uintptr_t address = 64;
         *reinterpret_cast<volatile float*>(address) = 1;
     });
-    expect("a misaligned vector", emulator::Misaligned, "emulator_test.cpp", 32, 1024, [] {
+    expect("a misaligned vector", emulator::Misaligned, "misaligned access", 32, 1024, [] {
         auto* p = reinterpret_cast<volatile float4*>(shared() + threadIdx.x);
         p->x = 1;
     });

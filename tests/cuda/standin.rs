@@ -15,11 +15,10 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use kernels::cuda::{functions, source_of};
 use libloading::Library;
 
-/// Flags of every compilation. Overflows, shifts, array indices and alignment are checked by the compiler's own code,
-/// which calls handlers of the emulator's. Products and sums are not fused unless the source says so.
+/// Flags of every compilation. Products and sums are not fused unless the source says so.
 const FLAGS: &[&str] = &[
     "-std=c++17",
-    "-O1",
+    "-O2",
     "-g0",
     "-fPIC",
     "-fvisibility=hidden",
@@ -29,8 +28,8 @@ const FLAGS: &[&str] = &[
     "-DCONV_EMULATED",
 ];
 
-/// Checks of the device sources.
-const CHECKS: &str = "-fsanitize=alignment,signed-integer-overflow,shift,bounds";
+/// Checks of the device sources, which call handlers of the emulator's: rules of the language, and who touches what.
+const CHECKS: &[&str] = &["-fsanitize=alignment,signed-integer-overflow,shift,bounds", "-fsanitize=thread"];
 
 /// The variable by which a test process says that another one has told it where everything is.
 pub(crate) const CHILD: &str = "CONV_EMULATED_CHILD";
@@ -207,14 +206,9 @@ fn build(compiler: &str, version: &str) -> PathBuf {
         whole(&folder, |work| {
             fs::create_dir_all(work).unwrap();
             let link = |out: &str, flags: &[&str], wanted: fn(&str) -> bool| {
-                let mut command = Command::new(compiler);
-                command.current_dir(work).args(flags);
-                sources
-                    .iter()
-                    .zip(&objects)
-                    .filter(|((name, _), _)| wanted(name))
-                    .for_each(|(_, object)| drop(command.arg(object)));
-                run(command.args(["-o", out]));
+                let parts = sources.iter().zip(&objects).filter(|((name, _), _)| wanted(name));
+                let parts = parts.map(|(_, object)| object);
+                run(Command::new(compiler).current_dir(work).args(flags).args(parts).args(["-o", out]));
             };
             // cudarc looks for this name first: where a driver is installed, another would find that one.
             link("libcuda.so.1", &["-shared", "-Wl,-soname,libcuda.so"], |name| {
@@ -258,9 +252,8 @@ fn compile(compiler: &str, version: &str, folder: &Path, sources: &[(String, Str
         });
     }
     let compile = |(name, text): &(String, String)| -> PathBuf {
-        let checks = if name.starts_with("kernels-") || name == "emulator-test" { CHECKS } else { "" };
-        let mut flags: Vec<&str> = FLAGS.iter().chain(machine_flags()).copied().collect();
-        flags.extend(Some(checks).filter(|checks| !checks.is_empty()));
+        let checks = if name.starts_with("kernels-") || name == "emulator-test" { CHECKS } else { &[] };
+        let flags: Vec<&str> = FLAGS.iter().chain(machine_flags()).chain(checks).copied().collect();
         let hash = hash_of(&(compiler, version, &flags, EMULATOR, text));
         let (object, source) =
             (folder.join(format!("{name}-{hash:016x}.o")), folder.join(format!("{name}-{hash:016x}.cpp")));

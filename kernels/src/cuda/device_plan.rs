@@ -75,8 +75,7 @@ impl DevicePlan {
             .check(device.name(), device.compute_capability())
             .map_err(|reason| ConvError::Unavailable { kernel: kernel_id.to_owned(), reason })?;
         method.supports(spec).map_err(|what| Unsupported::new(kernel_id, what, spec))?;
-        kernel::check_plan(spec, weights, options)?;
-        kernel::check_accuracy(method.accuracy(), options)?;
+        kernel::check_plan(method.accuracy(), spec, weights, options)?;
         if let Some(bias) = bias {
             kernel::check_len("bias", bias.len(), spec.out_channels())?;
         }

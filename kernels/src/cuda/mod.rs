@@ -53,6 +53,7 @@
 //! Kernels are compiled for the GPU at hand when a plan first needs them, and kept on disk for the next process.
 
 mod cache;
+mod depthwise;
 mod device;
 mod device_plan;
 mod driver;
@@ -67,6 +68,7 @@ pub(crate) mod schedule;
 pub(crate) mod source;
 pub(crate) mod tiling;
 pub(crate) mod variant;
+mod winograd;
 
 pub use cudarc;
 pub use device::Device;

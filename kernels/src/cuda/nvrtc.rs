@@ -119,8 +119,11 @@ impl Compiler {
         let code = unsafe { (self.calls.compile)(program.handle, options.len() as c_int, options.as_ptr()) };
         if code != 0 {
             let log = program.bytes(self.calls.log_size, self.calls.log).unwrap_or_default();
-            let problem = first_error(&String::from_utf8_lossy(&log)).unwrap_or_else(|| self.says(code));
-            return Err(failed(problem));
+            return Err(failed(match first_error(&String::from_utf8_lossy(&log)) {
+                Some(line) if code == COMPILATION => line,
+                Some(line) => format!("{}: {line}", self.says(code)),
+                None => self.says(code),
+            }));
         }
         let (size, bytes) = if target.machine_code {
             (self.calls.cubin_size, self.calls.cubin)
@@ -313,8 +316,9 @@ impl Drop for Program {
     }
 }
 
-/// NVRTC's own code for it.
+/// NVRTC's own codes for these.
 const OUT_OF_MEMORY: c_int = 1;
+const COMPILATION: c_int = 6;
 
 fn ok(code: c_int) -> Result<(), c_int> {
     if code == 0 { Ok(()) } else { Err(code) }

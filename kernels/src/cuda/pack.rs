@@ -5,6 +5,7 @@
 
 use super::schedule::Method;
 use super::variant::{STEPS, Window};
+use super::winograd;
 use crate::buffer;
 use crate::error::ConvError;
 use crate::spec::{ConvSpec, Layout};
@@ -13,6 +14,22 @@ use crate::spec::{ConvSpec, Layout};
 pub(super) fn steps(spec: &ConvSpec) -> (usize, usize) {
     let steps = spec.group_in_channels() * spec.kernel()[0] * spec.kernel()[1];
     (steps, steps.next_multiple_of(STEPS))
+}
+
+/// Floats that can be fetched at once: 4 where neighbours in memory are neighbours in the tile, and aligned.
+pub(super) fn width(spec: &ConvSpec) -> usize {
+    let fours = match spec.layout() {
+        // Channels of one part of the window.
+        Layout::Nhwc => spec.group_in_channels().is_multiple_of(4),
+        // Pixels of a plane, where the output's are the input's.
+        Layout::Nchw => {
+            spec.kernel() == [1, 1]
+                && spec.stride() == [1, 1]
+                && spec.padded_input() == [spec.in_height(), spec.in_width()]
+                && (spec.in_height() * spec.in_width()).is_multiple_of(4)
+        }
+    };
+    if fours { 4 } else { 1 }
 }
 
 /// Channel, kernel row and kernel column of a step: in NCHW as the weights lie, in NHWC as pixels lie.
@@ -59,6 +76,7 @@ pub(super) fn input_distances(spec: &ConvSpec) -> [usize; 3] {
 pub(super) fn shape(method: Method, spec: &ConvSpec) -> (usize, usize) {
     let (filters, steps) = (spec.group_out_channels(), steps(spec).1);
     match method {
+        Method::Winograd => winograd::shape(spec),
         // Rows of 8 steps in fragments of 16 filters.
         Method::Tf32x3 | Method::Tf32 | Method::Bf16 => (8 * filters.next_multiple_of(16), steps / 8),
         // A row is a step; a multiple of 4 filters for copies of 16 bytes.
@@ -79,6 +97,23 @@ fn fragment(layout: Layout, pitch: usize, filter: usize, step: usize) -> usize {
 
 /// Weights (OIHW) as `method` reads them.
 pub(super) fn weights(method: Method, spec: &ConvSpec, weights: &[f32]) -> Result<Vec<f32>, ConvError> {
+    match method {
+        Method::Depthwise => depthwise(spec, weights),
+        Method::Winograd => winograd::weights(spec, weights),
+        _ => tiles(method, spec, weights),
+    }
+}
+
+/// Channels side by side for each part of the kernel.
+fn depthwise(spec: &ConvSpec, weights: &[f32]) -> Result<Vec<f32>, ConvError> {
+    let (channels, taps) = (spec.out_channels(), spec.kernel()[0] * spec.kernel()[1]);
+    let mut packed = buffer::try_vec(weights.len())?;
+    packed.extend((0..taps).flat_map(|tap| (0..channels).map(move |channel| weights[channel * taps + tap])));
+    Ok(packed)
+}
+
+/// Rows of steps, or of fragments.
+fn tiles(method: Method, spec: &ConvSpec, weights: &[f32]) -> Result<Vec<f32>, ConvError> {
     let (pitch, rows) = shape(method, spec);
     let (real, _) = steps(spec);
     let (filters, taps) = (spec.group_out_channels(), spec.kernel()[0] * spec.kernel()[1]);
@@ -95,4 +130,93 @@ pub(super) fn weights(method: Method, spec: &ConvSpec, weights: &[f32]) -> Resul
         }
     }
     Ok(packed)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn spec(text: &str) -> ConvSpec {
+        text.parse().unwrap()
+    }
+
+    const SPECS: &[&str] = &[
+        "c6 h9 w7 o10 k3x2 s2 p1 d2x3 g2",
+        "c8 h9 w7 o4 k3x2 p2 g2 nhwc",
+        "n2 c5 h6 w20 o3 k1x17 nhwc",
+        "c3 h40 w40 o7 k16x15",
+    ];
+
+    /// An offset leads from the element under the corner to that of the step, and the part names its row and column.
+    #[test]
+    fn offsets_lead_to_the_step() {
+        for text in SPECS {
+            let spec = spec(text);
+            let [height, width, channels] = [spec.in_height(), spec.in_width(), spec.in_channels()];
+            let index = |c: usize, y: usize, x: usize| match spec.layout() {
+                Layout::Nchw => (c * height + y) * width + x,
+                Layout::Nhwc => (y * width + x) * channels + c,
+            };
+            let window = if spec.kernel()[1] > 15 { Window::Wide } else { Window::Masked };
+            let offsets = offsets(&spec, window).unwrap();
+            let (real, padded) = steps(&spec);
+            assert_eq!(offsets.len(), padded);
+            let mut seen = std::collections::BTreeSet::new();
+            for (k, [offset, part]) in offsets.into_iter().enumerate() {
+                if k >= real {
+                    assert_eq!(part, i32::MIN, "{text}, step {k}");
+                    continue;
+                }
+                let [c, r, s] = step(&spec, k);
+                assert!(seen.insert([c, r, s]), "{text}: step {k} is one twice");
+                let (y, x) = (r * spec.dilation()[0], s * spec.dilation()[1]);
+                assert_eq!(offset as usize, index(c, y, x) - index(0, 0, 0), "{text}, step {k}");
+                let expected = match window {
+                    Window::Masked => 1 << r | 1 << (16 + s),
+                    Window::Wide => (y << 16 | x) as i32,
+                };
+                assert_eq!(part, expected, "{text}, step {k}");
+            }
+        }
+    }
+
+    /// Every weight is somewhere once, and all else is zero.
+    #[test]
+    fn packing_loses_and_doubles_nothing() {
+        for text in SPECS {
+            let spec = spec(text);
+            let given: Vec<f32> = (1..=spec.weights_len()).map(|i| i as f32).collect();
+            for method in [Method::Fp32, Method::Tf32x3, Method::Tf32, Method::Bf16] {
+                let packed = weights(method, &spec, &given).unwrap();
+                let (pitch, rows) = shape(method, &spec);
+                assert_eq!(packed.len(), spec.groups() * pitch * rows);
+                let mut found: Vec<f32> = packed.into_iter().filter(|&w| w != 0.0).collect();
+                found.sort_by(f32::total_cmp);
+                assert_eq!(found, given, "{method:?} of {text}");
+            }
+        }
+        let spec = spec("c12 h5 w5 o24 k3 g12");
+        let given: Vec<f32> = (0..spec.weights_len()).map(|i| i as f32).collect();
+        let packed = weights(Method::Depthwise, &spec, &given).unwrap();
+        assert_eq!(packed[7 * 24 + 5], given[5 * 9 + 7]);
+    }
+
+    /// The lane that needs a weight has it: PTX gives lane 4·g + t rows g and g + 8 at steps t and t + 4 of the first
+    /// operand, and steps t and t + 4 of column g of the second.
+    #[test]
+    fn fragments_are_those_of_the_instruction() {
+        let pitch = 8 * 32;
+        for lane in 0..32 {
+            let (g, t) = (lane / 4, lane % 4);
+            let rows = [(g, t), (g + 8, t), (g, t + 4), (g + 8, t + 4)];
+            let columns = [(g, t), (g, t + 4), (g + 8, t), (g + 8, t + 4)];
+            for element in 0..4 {
+                let at =
+                    |layout, (filter, step): (usize, usize)| fragment(layout, pitch, 16 + filter, 8 + step);
+                let expected = pitch + 128 + lane * 4 + element;
+                assert_eq!(at(Layout::Nchw, rows[element]), expected);
+                assert_eq!(at(Layout::Nhwc, columns[element]), expected);
+            }
+        }
+    }
 }

@@ -1,6 +1,7 @@
 //! The device code as one translation unit, with only the instances that are wanted.
 
 use super::variant::{Function, OTHERS, VARIANTS};
+use super::{depthwise, winograd};
 
 /// The headers, in the order in which they need each other.
 const HEADERS: &[&str] = &[
@@ -10,6 +11,8 @@ const HEADERS: &[&str] = &[
     include_str!("device/epilogue.cuh"),
     include_str!("device/simt.cuh"),
     include_str!("device/mma.cuh"),
+    include_str!("device/depthwise.cuh"),
+    include_str!("device/winograd.cuh"),
     include_str!("device/reduce.cuh"),
 ];
 
@@ -18,7 +21,11 @@ pub(crate) fn source(functions: &[&str]) -> String {
     let mut text: String = HEADERS.concat();
     let tiles = VARIANTS.iter().map(|variant| (variant.function, variant.instance));
     let others = OTHERS.iter().map(|(function, instance)| (function.name, *instance));
-    for (_, instance) in tiles.chain(others).filter(|(name, _)| functions.contains(name)) {
+    let depthwise = depthwise::INSTANCES.iter().map(|instance| (instance.function.name, instance.line));
+    let winograd = winograd::INSTANCES.iter().map(|(_, function, line)| (function.name, *line));
+    for (_, instance) in
+        tiles.chain(others).chain(depthwise).chain(winograd).filter(|(name, _)| functions.contains(name))
+    {
         text.push_str(instance);
     }
     text
@@ -32,7 +39,10 @@ pub fn functions() -> Vec<Function> {
         threads: variant.threads,
         shared_bytes: variant.shared_bytes,
     });
-    tiles.chain(OTHERS.iter().map(|(function, _)| *function)).collect()
+    let others = OTHERS.iter().map(|(function, _)| *function);
+    let depthwise = depthwise::INSTANCES.iter().map(|instance| instance.function);
+    let winograd = winograd::INSTANCES.iter().map(|(_, function, _)| *function);
+    tiles.chain(others).chain(depthwise).chain(winograd).collect()
 }
 
 /// CUDA C++ with these functions, and an `extern "C"` entry point for each.

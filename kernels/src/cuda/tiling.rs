@@ -14,7 +14,7 @@
 use super::params::Params;
 use super::schedule::{Launch, Limits, Method, window_of};
 use super::variant::{OTHERS, STEPS, VARIANTS, Variant};
-use crate::spec::{ConvSpec, Layout};
+use crate::spec::ConvSpec;
 
 /// Multiply-adds that a multiprocessor misses while a block's first tiles arrive and its sums leave.
 const FILL: f64 = 64e3;
@@ -36,24 +36,21 @@ pub(crate) struct Tiling {
     pub(crate) splits: usize,
 }
 
-/// The tiling that should take least time, if the device can run any.
-pub(crate) fn best(method: Method, spec: &ConvSpec, params: &Params, limits: &Limits) -> Option<Tiling> {
+/// The tiling that should take least time, and that in multiply-adds, if the device can run any.
+pub(crate) fn best(
+    method: Method,
+    spec: &ConvSpec,
+    params: &Params,
+    limits: &Limits,
+) -> Option<(f64, Tiling)> {
     all(method, spec, limits)
         .map(|tiling| (tiling.cost(params, limits), tiling))
         .min_by(|(a, _), (b, _)| a.total_cmp(b))
-        .map(|(_, tiling)| tiling)
-}
-
-/// Why the device can run none.
-pub(super) fn missing(limits: &Limits) -> String {
-    let (major, minor) = limits.compute_capability;
-    format!("compute capability {major}.{minor} with {} bytes of shared memory a block", limits.shared_bytes)
 }
 
 /// Every tiling of a convolution that the device can run.
 pub(crate) fn all(method: Method, spec: &ConvSpec, limits: &Limits) -> impl Iterator<Item = Tiling> {
-    let width =
-        if spec.layout() == Layout::Nhwc && spec.group_in_channels().is_multiple_of(4) { 4 } else { 1 };
+    let width = super::pack::width(spec);
     let (layout, window, limits) = (spec.layout(), window_of(spec), *limits);
     let tiles = super::pack::steps(spec).1 / STEPS;
     let most = (tiles / FEWEST_TILES).clamp(1, MOST_SPLITS);
@@ -63,7 +60,7 @@ pub(crate) fn all(method: Method, spec: &ConvSpec, limits: &Limits) -> impl Iter
             variant.method == method
                 && variant.layout == layout
                 && variant.window == window
-                && variant.width == width
+                && variant.width <= width
                 && variant.capability <= limits.compute_capability
                 && variant.shared_bytes <= limits.shared_bytes
         })

@@ -62,10 +62,12 @@ struct MaskedWindow {
     CONV_INLINE void set(const Params &p, const Corner &corner) {
         mask = 0;
         if (!corner.exists) return;
-        for (int r = 0, y = corner.y; r < p.kernel_height; r++, y += p.dilation_y)
-            mask |= (unsigned)((unsigned)y < (unsigned)p.in_height) << r;
-        for (int s = 0, x = corner.x; s < p.kernel_width; s++, x += p.dilation_x)
-            mask |= (unsigned)((unsigned)x < (unsigned)p.in_width) << (16 + s);
+        // Modulo 2^32: what lies before the image is far behind it.
+        unsigned y = corner.y, x = corner.x;
+        for (int r = 0; r < p.kernel_height; r++, y += p.dilation_y)
+            mask |= (unsigned)(y < (unsigned)p.in_height) << r;
+        for (int s = 0; s < p.kernel_width; s++, x += p.dilation_x)
+            mask |= (unsigned)(x < (unsigned)p.in_width) << (16 + s);
     }
     CONV_INLINE bool holds(const Params &, int part) const { return (~mask & (unsigned)part) == 0; }
 };
@@ -183,6 +185,44 @@ struct PixelCopies<NCHW, 1, PIXELS, PADDING, THREADS, STAGES, Window> {
         float *to = tile + first_row() * PITCH + column();
 #pragma unroll
         for (int i = 0; i < EACH; i++) copies[i].land(to + i * PITCH);
+    }
+};
+
+// NCHW, kernels of 1 × 1 without stride and padding on planes of a multiple of 4 pixels: a thread has four
+// successive pixels and some steps. All four exist, or none.
+template <int PIXELS, int PADDING, int THREADS, int STAGES, class Window>
+struct PixelCopies<NCHW, 4, PIXELS, PADDING, THREADS, STAGES, Window> {
+    static constexpr int ACROSS = PIXELS / 4, DOWN = THREADS / ACROSS;
+    static_assert(THREADS % ACROSS == 0 && STEPS % DOWN == 0 && PADDING % 4 == 0, "threads for whole rows, aligned");
+    static constexpr int PITCH = PIXELS + PADDING, SIZE = STEPS * PITCH, EACH = STEPS / DOWN;
+    const float *input;
+    const int2 *steps;
+    unsigned offset;
+    Window window;
+    Copy<4, STAGES> copies[EACH];
+
+    CONV_INLINE int row() const { return (int)threadIdx.x / ACROSS; }
+    CONV_INLINE int column() const { return (int)threadIdx.x % ACROSS * 4; }
+    CONV_INLINE void begin(const float *all, const int2 *offsets, const Place &place, const Params &p) {
+        const Corner corner = Corner::of(p, place.group, place.pixel + column());
+        input = all;
+        offset = corner.offset;
+        window.set(p, corner);
+        steps = offsets + place.begin + row();
+    }
+    CONV_INLINE void start(float *tile, const Params &p) {
+        float *to = tile + row() * PITCH + column();
+#pragma unroll
+        for (int i = 0; i < EACH; i++) {
+            const int2 step = __ldg(steps + i * DOWN);
+            copies[i].start(to + i * DOWN * PITCH, input + (unsigned)(offset + step.x), window.holds(p, step.y));
+        }
+        steps += STEPS;
+    }
+    CONV_INLINE void land(float *tile) {
+        float *to = tile + row() * PITCH + column();
+#pragma unroll
+        for (int i = 0; i < EACH; i++) copies[i].land(to + i * DOWN * PITCH);
     }
 };
 
