@@ -153,8 +153,12 @@ fn wrong_buffers_are_refused() {
         let mut output = stream.alloc_zeros::<f32>(spec.output_len()).unwrap();
         let len = plan.scratch_len();
         let mut scratch = stream.alloc_zeros::<f32>(len.max(1)).unwrap();
-        let short = plan
-            .enqueue(&stream, &input.slice(1..), &mut output.as_view_mut(), Some(&mut scratch.as_view_mut()));
+        let short = plan.enqueue(
+            &stream,
+            &input.slice(1..),
+            &mut output.as_view_mut(),
+            Some(&mut scratch.as_view_mut()),
+        );
         let want = ConvError::BufferLength {
             buffer: "input",
             actual: spec.input_len() - 1,

@@ -66,7 +66,11 @@ fn what_is_missing_is_a_reason() {
         ("CONV_EMULATED_FAIL", "cuInit:0:803", "cuInit says CUDA_ERROR_SYSTEM_DRIVER_MISMATCH"),
         ("CONV_EMULATED_FAIL", "cuDriverGetVersion:0:34", "cuDriverGetVersion says CUDA_ERROR_STUB_LIBRARY"),
         ("CONV_EMULATED_FAIL", "cuDeviceGetCount:0:3", "cuDeviceGetCount says CUDA_ERROR_NOT_INITIALIZED"),
-        ("CONV_EMULATED_FAIL", "cuDeviceGetAttribute:2:1", "cuDeviceGetAttribute says CUDA_ERROR_INVALID_VALUE"),
+        (
+            "CONV_EMULATED_FAIL",
+            "cuDeviceGetAttribute:2:1",
+            "cuDeviceGetAttribute says CUDA_ERROR_INVALID_VALUE",
+        ),
         ("CONV_EMULATED_FAIL", "cuDeviceGetName:0:12345", "cuDeviceGetName says error 12345"),
         ("CONV_NVRTC", "/nowhere/libnvrtc.so.13", "NVRTC could not be loaded: /nowhere/libnvrtc.so.13"),
         ("CONV_EMULATED_NVRTC", "version=11080", "NVRTC 11.8 is too old"),
@@ -114,7 +118,8 @@ fn child_is_old() {
     }
     for id in ["cuda-tf32", "cuda-tf32x3", "cuda-bf16"] {
         let error = convolve(id, &spec, &tensors).unwrap_err();
-        let ConvError::Unavailable { reason: Unavailable::ComputeCapability { actual, needed, .. }, .. } = error
+        let ConvError::Unavailable { reason: Unavailable::ComputeCapability { actual, needed, .. }, .. } =
+            error
         else {
             panic!("{id}: {error}");
         };
@@ -140,7 +145,11 @@ fn what_fails_on_the_way_to_a_plan_is_an_error() {
         ("CONV_EMULATED_FAIL", "cuCtxSetCurrent:0:201", "CUDA_ERROR_INVALID_CONTEXT"),
         ("CONV_EMULATED_FAIL", "cuStreamCreate:0:2", "CUDA_ERROR_OUT_OF_MEMORY"),
         ("CONV_EMULATED_FAIL", "cuModuleLoadData:0:200", "cuModuleLoadData says CUDA_ERROR_INVALID_IMAGE"),
-        ("CONV_EMULATED_FAIL", "cuModuleLoadData:0:209", "cuModuleLoadData says CUDA_ERROR_NO_BINARY_FOR_GPU"),
+        (
+            "CONV_EMULATED_FAIL",
+            "cuModuleLoadData:0:209",
+            "cuModuleLoadData says CUDA_ERROR_NO_BINARY_FOR_GPU",
+        ),
         ("CONV_EMULATED_FAIL", "cuModuleGetFunction:0:500", "cuModuleGetFunction says CUDA_ERROR_NOT_FOUND"),
         ("CONV_EMULATED_NVRTC", "fail=6", "error: told to fail"),
         ("CONV_EMULATED_NVRTC", "fail=1", "NVRTC_ERROR_OUT_OF_MEMORY"),
@@ -247,10 +256,13 @@ fn child_has_calls_that_fail() {
                     break;
                 }
                 planted += 1;
-                let release = ["cuMemFreeAsync", "cuStreamDestroy_v2", "cuCtxSynchronize"].contains(&function);
+                let release =
+                    ["cuMemFreeAsync", "cuStreamDestroy_v2", "cuCtxSynchronize"].contains(&function);
                 match &outcome {
                     // A release has nobody to tell; a later call may.
-                    Ok(()) => assert!(release || function == "cuCtxSetCurrent", "{function} failed unnoticed"),
+                    Ok(()) => {
+                        assert!(release || function == "cuCtxSetCurrent", "{function} failed unnoticed")
+                    }
                     Err(text) => {
                         let told = ["Device {", "DeviceOutOfMemory {", "DriverError(", "DriverFailed {"];
                         assert!(told.iter().any(|start| text.contains(start)), "{function}, {code}: {text}");

@@ -109,7 +109,8 @@ fn every_function_in_every_schedule() {
             TestRunner::new_with_rng(Config::default(), TestRng::from_seed(RngAlgorithm::ChaCha, &[7; 32]));
         let strategy = case_for(kernel);
         for draw in 0..DRAWS {
-            if runs.lock().unwrap().values().all(|&runs| runs >= RUNS) || !failures.lock().unwrap().is_empty() {
+            if runs.lock().unwrap().values().all(|&runs| runs >= RUNS) || !failures.lock().unwrap().is_empty()
+            {
                 break;
             }
             draws.fetch_add(1, Ordering::Relaxed);

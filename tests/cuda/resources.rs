@@ -79,7 +79,11 @@ impl Taken {
 
 /// The number before some words of a line.
 fn number_before(line: &str, words: &str) -> Option<u32> {
-    line[..line.find(words)?].rsplit(|c: char| !c.is_ascii_digit()).find(|text| !text.is_empty())?.parse().ok()
+    line[..line.find(words)?]
+        .rsplit(|c: char| !c.is_ascii_digit())
+        .find(|text| !text.is_empty())?
+        .parse()
+        .ok()
 }
 
 /// What ptxas says of each function.
@@ -159,7 +163,14 @@ impl Nvrtc {
         let none = std::ptr::null();
         // SAFETY: source and name are strings that end with a zero; there are no headers.
         let made = unsafe {
-            self.get::<Create>("nvrtcCreateProgram")(&mut program, source.as_ptr(), c"conv".as_ptr(), 0, none, none.cast())
+            self.get::<Create>("nvrtcCreateProgram")(
+                &mut program,
+                source.as_ptr(),
+                c"conv".as_ptr(),
+                0,
+                none,
+                none.cast(),
+            )
         };
         assert_eq!(made, 0);
         // SAFETY: the program exists; the options are strings that end with a zero.
@@ -167,9 +178,12 @@ impl Nvrtc {
             self.get::<Compile>("nvrtcCompileProgram")(program, options.len() as c_int, options.as_ptr())
         };
         let log = self.bytes(program, "nvrtcGetProgramLogSize", "nvrtcGetProgramLog");
-        let size = if code == 0 { self.bytes(program, "nvrtcGetCUBINSize", "nvrtcGetCUBIN").len() } else { 0 };
+        let size =
+            if code == 0 { self.bytes(program, "nvrtcGetCUBINSize", "nvrtcGetCUBIN").len() } else { 0 };
         // SAFETY: the program exists and is not used any more.
-        unsafe { self.get::<unsafe extern "C" fn(*mut Program) -> c_int>("nvrtcDestroyProgram")(&mut program) };
+        unsafe {
+            self.get::<unsafe extern "C" fn(*mut Program) -> c_int>("nvrtcDestroyProgram")(&mut program)
+        };
         let log = String::from_utf8_lossy(&log).into_owned();
         if code == 0 && size > 0 { Ok(log) } else { Err(log) }
     }
@@ -187,7 +201,8 @@ impl Nvrtc {
 
 /// Whether a function is for an architecture.
 fn is_for(function: &Function, architecture: &Architecture) -> bool {
-    function.compute_capability <= architecture.capability && function.shared_bytes <= architecture.block_bytes
+    function.compute_capability <= architecture.capability
+        && function.shared_bytes <= architecture.block_bytes
 }
 
 #[test]

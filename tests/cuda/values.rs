@@ -15,7 +15,14 @@ const SPECS: [&str; 7] = [
     "c2 h12 w13 o3 k5x3 s1x2 p2,1 d1x2",
 ];
 
-fn output(id: &str, spec: &ConvSpec, input: &[f32], weights: &[f32], bias: &[f32], options: &PlanOptions) -> Vec<f32> {
+fn output(
+    id: &str,
+    spec: &ConvSpec,
+    input: &[f32],
+    weights: &[f32],
+    bias: &[f32],
+    options: &PlanOptions,
+) -> Vec<f32> {
     let plan = kernel(id).unwrap().plan(spec, weights, options).unwrap();
     let mut output = vec![f32::NAN; spec.output_len()];
     plan.run(input, Some(bias), &mut output, &mut Workspace::default()).unwrap();
@@ -45,14 +52,18 @@ fn special_values_reach_what_reads_them_and_nothing_else() {
         for kernel in gpu_kernels().into_iter().filter(|kernel| kernel.supports(&spec).is_ok()) {
             let plan = kernel.plan(&spec, &weights, &PlanOptions::default()).unwrap();
             let sums = matches!(plan.error_model(), ErrorModel::Sum { .. });
-            let compare = |what: &str, input: &[f32], weights: &[f32], bias: &[f32], options: &PlanOptions| {
-                let want = output("naive", &spec, input, weights, bias, options);
-                let got = output(kernel.id(), &spec, input, weights, bias, options);
-                for (i, (&want, &got)) in want.iter().zip(&got).enumerate() {
-                    let id = kernel.id();
-                    assert!(agrees(want, got, sums), "{id} on `{spec}`, {what}: output {i} is {got}, not {want}");
-                }
-            };
+            let compare =
+                |what: &str, input: &[f32], weights: &[f32], bias: &[f32], options: &PlanOptions| {
+                    let want = output("naive", &spec, input, weights, bias, options);
+                    let got = output(kernel.id(), &spec, input, weights, bias, options);
+                    for (i, (&want, &got)) in want.iter().zip(&got).enumerate() {
+                        let id = kernel.id();
+                        assert!(
+                            agrees(want, got, sums),
+                            "{id} on `{spec}`, {what}: output {i} is {got}, not {want}"
+                        );
+                    }
+                };
             for value in [f32::NAN, -f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
                 for activation in [None, Some(Activation::Relu)] {
                     let options = PlanOptions { activation, ..Default::default() };
