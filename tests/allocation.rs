@@ -7,7 +7,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use harness::pinning::Pool;
 use harness::verify::forms;
-use kernels::{ConvSpec, PlanOptions, Workspace};
+use kernels::pool::{PoolPlan, PoolSpec, Pooling};
+use kernels::{ConvSpec, Layout, PlanOptions, Workspace};
 
 struct Counting;
 
@@ -59,6 +60,7 @@ fn allocations(work: impl FnOnce()) -> usize {
 fn what_is_allocated() {
     runs_allocate_nothing();
     resized_plans_allocate_no_weights();
+    poolings_allocate_nothing();
     // The counters count.
     assert_eq!(allocations(|| drop(vec![1])), 1);
     assert_eq!(added(&BYTES, || drop(vec![1_u64; 3])), 24);
@@ -132,4 +134,28 @@ fn runs_allocate_nothing() {
         }
     }
     assert!(counted > 100);
+}
+
+fn poolings_allocate_nothing() {
+    let pool = Pool::new(2).unwrap();
+    for layout in [Layout::Nchw, Layout::Nhwc] {
+        let builder = PoolSpec::builder().batch(2).channels(40).input_size(50, 50).kernel(3, 3).stride(2, 2);
+        let spec = builder.layout(layout).build().unwrap();
+        let (input, grads) = (vec![1.0; spec.input_len()], vec![1.0; spec.output_len()]);
+        let (mut output, mut grad_input) = (vec![0.0; spec.output_len()], vec![0.0; spec.input_len()]);
+        for pooling in [Pooling::Max, Pooling::Average { count_include_pad: true }] {
+            for threads in [1, 2] {
+                let plan = PoolPlan::new(&spec, pooling, threads).unwrap();
+                let mut run = || {
+                    plan.run(&input, &mut output).unwrap();
+                    plan.backward(&input, &grads, &mut grad_input).unwrap();
+                };
+                pool.run(|| {
+                    // rayon's queues grow once.
+                    run();
+                    assert_eq!(allocations(&mut run), 0, "{pooling:?} {layout} with {threads} threads");
+                });
+            }
+        }
+    }
 }

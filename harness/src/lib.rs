@@ -10,7 +10,8 @@
 //! - [`report`] says what rows mean: a ranking, a page, tables; [`noise`] knows how much they scatter,
 //!   [`compare`] sets two runs side by side, [`regret`] says what `auto` loses;
 //! - [`machine`] says what machine it is, [`provenance`] where rows come from, [`pinning`] keeps threads on
-//!   their cores, [`mod@file`] and [`npy`] write and read files.
+//!   their cores, [`mod@file`] and [`npy`] write and read files;
+//! - [`pooling`] does for poolings what those of the first line do for convolutions.
 //!
 //! It uses only the public interface of [`kernels`].
 
@@ -34,6 +35,7 @@ pub mod onnx;
 pub mod oracle;
 pub mod peers;
 pub mod pinning;
+pub mod pooling;
 pub mod provenance;
 pub mod record;
 pub mod regret;

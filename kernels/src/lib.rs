@@ -146,6 +146,7 @@ mod parallel;
 mod partition;
 #[cfg(feature = "pointwise")]
 mod pointwise;
+pub mod pool;
 mod registry;
 pub mod roof;
 mod simd;
