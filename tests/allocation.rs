@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use harness::pinning::Pool;
 use harness::verify::forms;
+use kernels::matmul::{Matmul, Product, multiply};
 use kernels::pool::{PoolPlan, PoolSpec, Pooling};
 use kernels::{ConvSpec, Layout, PlanOptions, Workspace};
 
@@ -61,6 +62,7 @@ fn what_is_allocated() {
     runs_allocate_nothing();
     resized_plans_allocate_no_weights();
     poolings_allocate_nothing();
+    products_allocate_nothing();
     // The counters count.
     assert_eq!(allocations(|| drop(vec![1])), 1);
     assert_eq!(added(&BYTES, || drop(vec![1_u64; 3])), 24);
@@ -157,5 +159,23 @@ fn poolings_allocate_nothing() {
                 });
             }
         }
+    }
+}
+
+fn products_allocate_nothing() {
+    let pool = Pool::new(2).unwrap();
+    let (a, b, mut c) = (vec![1.0; 100 * 300], vec![1.0; 300 * 200], vec![0.0; 100 * 200]);
+    for threads in [1, 2] {
+        let options = PlanOptions { threads, ..Default::default() };
+        let plan = Matmul::new(300, 200, &b, false, &options).unwrap();
+        let mut run = || {
+            plan.run(&a, None, &mut c).unwrap();
+            multiply(&Product::new(100, 200, 300), &a, &b, &mut c, &options).unwrap();
+        };
+        pool.run(|| {
+            // rayon's queues grow once.
+            run();
+            assert_eq!(allocations(&mut run), 0, "{threads} threads");
+        });
     }
 }

@@ -11,7 +11,7 @@
 //!   [`compare`] sets two runs side by side, [`regret`] says what `auto` loses;
 //! - [`machine`] says what machine it is, [`provenance`] where rows come from, [`pinning`] keeps threads on
 //!   their cores, [`mod@file`] and [`npy`] write and read files;
-//! - [`pooling`] does for poolings what those of the first line do for convolutions.
+//! - [`pooling`] and [`matmul`] do for poolings and matrix products what those of the first line do for convolutions.
 //!
 //! It uses only the public interface of [`kernels`].
 
@@ -28,6 +28,7 @@ pub mod guard;
 pub mod layers;
 pub mod limits;
 pub mod machine;
+pub mod matmul;
 pub mod measure;
 pub mod noise;
 pub mod npy;

@@ -274,7 +274,7 @@ impl Default for PlanOptions {
 }
 
 impl PlanOptions {
-    fn check(&self) -> Result<(), ConvError> {
+    pub(crate) fn check(&self) -> Result<(), ConvError> {
         let error = |option, value: String, expected| Err(ConvError::Option { option, value, expected });
         check_threads(self.threads)?;
         if let Some(Activation::Clamp { min, max }) = self.activation

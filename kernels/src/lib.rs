@@ -123,7 +123,6 @@
 )]
 
 mod auto;
-#[cfg(any(feature = "direct", feature = "depthwise", feature = "winograd"))]
 mod band;
 mod buffer;
 mod cache;
@@ -133,11 +132,11 @@ mod depthwise;
 #[cfg(feature = "direct")]
 mod direct;
 mod error;
-#[cfg(any(feature = "im2col", feature = "pointwise", feature = "winograd"))]
 mod gemm;
 #[cfg(feature = "im2col")]
 mod im2col;
 mod kernel;
+pub mod matmul;
 mod measured;
 mod microkernel;
 mod naive;
