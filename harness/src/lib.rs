@@ -11,7 +11,8 @@
 //!   [`compare`] sets two runs side by side, [`regret`] says what `auto` loses;
 //! - [`machine`] says what machine it is, [`provenance`] where rows come from, [`pinning`] keeps threads on
 //!   their cores, [`mod@file`] and [`npy`] write and read files;
-//! - [`pooling`] and [`matmul`] do for poolings and matrix products what those of the first line do for convolutions.
+//! - [`pooling`], [`matmul`] and [`gradients`] do for poolings, matrix products and backward passes what those of the
+//!   first line do for convolutions.
 //!
 //! It uses only the public interface of [`kernels`].
 
@@ -24,6 +25,7 @@ pub mod data;
 pub mod engine;
 pub mod errors;
 pub mod file;
+pub mod gradients;
 pub mod guard;
 pub mod layers;
 pub mod limits;

@@ -123,6 +123,7 @@
 )]
 
 mod auto;
+pub mod backward;
 mod band;
 mod buffer;
 mod cache;

@@ -113,6 +113,12 @@ impl<S: Simd, R: Reduction> SimdOp<S> for Rows<'_, R> {
     }
 }
 
+/// The sum of all values, each of which goes through few roundings more than the number of values over that of lanes.
+#[inline(always)]
+pub(crate) fn sum<S: Simd>(simd: S, values: &[f32]) -> f32 {
+    all::<S, Sum>(simd, values)
+}
+
 /// All values as one.
 #[inline(always)]
 fn all<S: Simd, R: Reduction>(simd: S, values: &[f32]) -> f32 {

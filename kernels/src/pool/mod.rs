@@ -29,6 +29,7 @@ mod backward;
 mod forward;
 mod spec;
 
+pub(crate) use forward::sum;
 pub use spec::{PoolSpec, PoolSpecBuilder};
 
 use crate::error::ConvError;
