@@ -82,6 +82,10 @@
 //! # Other batches and image sizes
 //! [`Plan::resized`] gives a plan of the same layer at another size, with the same packed weights.
 //!
+//! # Beside convolutions
+//! [`pool`] has maximum and average pooling, [`matmul`] matrix products for linear layers, [`backward`] the gradients of
+//! convolutions by data, which is transposed convolution, and by weights and bias. They are there in every build.
+//!
 //! # Which kernel is fast where
 //! | id | covers | fast where |
 //! |---|---|---|
@@ -126,7 +130,7 @@
 )]
 
 mod auto;
-#[cfg(any(feature = "direct", feature = "depthwise", feature = "winograd"))]
+pub mod backward;
 mod band;
 mod buffer;
 mod cache;
@@ -138,11 +142,11 @@ mod depthwise;
 #[cfg(feature = "direct")]
 mod direct;
 mod error;
-#[cfg(any(feature = "im2col", feature = "pointwise", feature = "winograd"))]
 mod gemm;
 #[cfg(feature = "im2col")]
 mod im2col;
 mod kernel;
+pub mod matmul;
 mod measured;
 mod microkernel;
 mod naive;
@@ -151,6 +155,7 @@ mod parallel;
 mod partition;
 #[cfg(feature = "pointwise")]
 mod pointwise;
+pub mod pool;
 mod registry;
 pub mod roof;
 mod simd;
