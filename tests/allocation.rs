@@ -7,7 +7,10 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use harness::pinning::Pool;
 use harness::verify::forms;
-use kernels::{ConvSpec, PlanOptions, Workspace};
+use kernels::backward::{DataPlan, WeightsPlan};
+use kernels::matmul::{Matmul, Product, multiply};
+use kernels::pool::{PoolPlan, PoolSpec, Pooling};
+use kernels::{ConvSpec, Layout, PlanOptions, Workspace};
 
 struct Counting;
 
@@ -59,6 +62,9 @@ fn allocations(work: impl FnOnce()) -> usize {
 fn what_is_allocated() {
     runs_allocate_nothing();
     resized_plans_allocate_no_weights();
+    poolings_allocate_nothing();
+    products_allocate_nothing();
+    gradients_allocate_nothing();
     // The counters count.
     assert_eq!(allocations(|| drop(vec![1])), 1);
     assert_eq!(added(&BYTES, || drop(vec![1_u64; 3])), 24);
@@ -132,4 +138,74 @@ fn runs_allocate_nothing() {
         }
     }
     assert!(counted > 100);
+}
+
+fn poolings_allocate_nothing() {
+    let pool = Pool::new(2).unwrap();
+    for layout in [Layout::Nchw, Layout::Nhwc] {
+        let builder = PoolSpec::builder().batch(2).channels(40).input_size(50, 50).kernel(3, 3).stride(2, 2);
+        let spec = builder.layout(layout).build().unwrap();
+        let (input, grads) = (vec![1.0; spec.input_len()], vec![1.0; spec.output_len()]);
+        let (mut output, mut grad_input) = (vec![0.0; spec.output_len()], vec![0.0; spec.input_len()]);
+        for pooling in [Pooling::Max, Pooling::Average { count_include_pad: true }] {
+            for threads in [1, 2] {
+                let plan = PoolPlan::new(&spec, pooling, threads).unwrap();
+                let mut run = || {
+                    plan.run(&input, &mut output).unwrap();
+                    plan.backward(&input, &grads, &mut grad_input).unwrap();
+                };
+                pool.run(|| {
+                    // rayon's queues grow once.
+                    run();
+                    assert_eq!(allocations(&mut run), 0, "{pooling:?} {layout} with {threads} threads");
+                });
+            }
+        }
+    }
+}
+
+fn products_allocate_nothing() {
+    let pool = Pool::new(2).unwrap();
+    let (a, b, mut c) = (vec![1.0; 100 * 300], vec![1.0; 300 * 200], vec![0.0; 100 * 200]);
+    for threads in [1, 2] {
+        let options = PlanOptions { threads, ..Default::default() };
+        let plan = Matmul::new(300, 200, &b, false, &options).unwrap();
+        let mut run = || {
+            plan.run(&a, None, &mut c).unwrap();
+            multiply(&Product::new(100, 200, 300), &a, &b, &mut c, &options).unwrap();
+        };
+        pool.run(|| {
+            // rayon's queues grow once.
+            run();
+            assert_eq!(allocations(&mut run), 0, "{threads} threads");
+        });
+    }
+}
+
+fn gradients_allocate_nothing() {
+    let pool = Pool::new(2).unwrap();
+    for text in ["n2 c16 h40 w40 o20 k3 p1", "n2 c16 h40 w40 o20 k3 s2 p1 nhwc", "c32 h30 w30 o32 k3 p1 g32"]
+    {
+        let spec: ConvSpec = text.parse().unwrap();
+        let (input, weights) = (vec![1.0; spec.input_len()], vec![1.0; spec.weights_len()]);
+        let grad_output = vec![1.0; spec.output_len()];
+        let (mut by_data, mut by_weights) = (input.clone(), weights.clone());
+        let mut by_bias = vec![0.0; spec.out_channels()];
+        for threads in [1, 2] {
+            let options = PlanOptions { threads, ..Default::default() };
+            let data = DataPlan::new("auto", &spec, &weights, &options).unwrap();
+            let product = WeightsPlan::new("auto", &spec, &options).unwrap();
+            let mut workspace = Workspace::default();
+            let mut run = || {
+                data.run(&grad_output, None, &mut by_data, &mut workspace).unwrap();
+                let bias = Some(&mut by_bias[..]);
+                product.run(&input, &grad_output, &mut by_weights, bias, &mut workspace).unwrap();
+            };
+            pool.run(|| {
+                // The workspace and rayon's queues grow once.
+                run();
+                assert_eq!(allocations(&mut run), 0, "`{text}` with {threads} threads");
+            });
+        }
+    }
 }

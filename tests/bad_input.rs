@@ -37,7 +37,7 @@ fn wrong_lengths_are_refused_and_leave_the_output_alone() {
         assert_eq!(run(&input, None, 179), length("output", 179, 180));
         assert_eq!(run(&input, Some(&bias[1..]), 180), length("bias", 4, 5));
         assert_eq!(run(&[], None, 0), length("input", 0, 144));
-        assert_eq!(length("bias", 4, 5).to_string(), "bias has 4 elements, but the convolution needs 5");
+        assert_eq!(length("bias", 4, 5).to_string(), "bias has 4 elements, but must have 5");
     }
 }
 

@@ -10,7 +10,9 @@
 //! - [`report`] says what rows mean: a ranking, a page, tables; [`noise`] knows how much they scatter,
 //!   [`compare`] sets two runs side by side, [`regret`] says what `auto` loses;
 //! - [`machine`] says what machine it is, [`provenance`] where rows come from, [`pinning`] keeps threads on
-//!   their cores, [`mod@file`] and [`npy`] write and read files.
+//!   their cores, [`mod@file`] and [`npy`] write and read files;
+//! - [`pooling`], [`matmul`] and [`gradients`] do for poolings, matrix products and backward passes what those of the
+//!   first line do for convolutions.
 //!
 //! It uses only the public interface of [`kernels`].
 
@@ -23,10 +25,12 @@ pub mod data;
 pub mod engine;
 pub mod errors;
 pub mod file;
+pub mod gradients;
 pub mod guard;
 pub mod layers;
 pub mod limits;
 pub mod machine;
+pub mod matmul;
 pub mod measure;
 pub mod noise;
 pub mod npy;
@@ -34,6 +38,7 @@ pub mod onnx;
 pub mod oracle;
 pub mod peers;
 pub mod pinning;
+pub mod pooling;
 pub mod provenance;
 pub mod record;
 pub mod regret;

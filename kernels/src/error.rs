@@ -37,6 +37,15 @@ pub enum SpecError {
         /// Extent of the input with its padding.
         padded_input: usize,
     },
+    /// A side of a pooling has so much padding that a window could lie in it.
+    PoolPadding {
+        /// `top`, `bottom`, `left` or `right`.
+        side: &'static str,
+        /// Its padding.
+        padding: usize,
+        /// Extent of the dilated window: dilation·(kernel − 1) + 1.
+        kernel: usize,
+    },
     /// A product of dimensions does not fit the address space.
     Overflow {
         /// What does not fit.
@@ -63,6 +72,9 @@ impl fmt::Display for SpecError {
                 f,
                 "kernel {axis} {kernel} (with dilation) is larger than the padded input {axis} {padded_input}"
             ),
+            SpecError::PoolPadding { side, padding, kernel } => {
+                write!(f, "{side} padding {padding} is not less than the window's extent {kernel}")
+            }
             SpecError::Overflow { what } => write!(f, "{what} does not fit this machine's address space"),
             SpecError::Parse { token, expected } => write!(f, "`{token}` is not {expected}"),
         }
@@ -168,7 +180,7 @@ pub enum ConvError {
         buffer: &'static str,
         /// Its length in f32s.
         actual: usize,
-        /// The length the convolution needs, in f32s.
+        /// The length it must have, in f32s.
         expected: usize,
     },
     /// A borrowed workspace is too small.
@@ -222,7 +234,7 @@ impl fmt::Display for ConvError {
             ConvError::Unavailable { kernel, reason } => write!(f, "{kernel} is not available: {reason}"),
             ConvError::Unsupported(e) => e.fmt(f),
             ConvError::BufferLength { buffer, actual, expected } => {
-                write!(f, "{buffer} has {actual} elements, but the convolution needs {expected}")
+                write!(f, "{buffer} has {actual} elements, but must have {expected}")
             }
             ConvError::WorkspaceTooSmall { actual, needed } => {
                 write!(f, "the borrowed workspace has {actual} f32s, but the plan needs {needed}")

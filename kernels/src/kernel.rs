@@ -274,14 +274,9 @@ impl Default for PlanOptions {
 }
 
 impl PlanOptions {
-    fn check(&self) -> Result<(), ConvError> {
+    pub(crate) fn check(&self) -> Result<(), ConvError> {
         let error = |option, value: String, expected| Err(ConvError::Option { option, value, expected });
-        if self.threads == 0 {
-            return error("threads", "0".to_owned(), "at least 1");
-        }
-        if self.threads > 1 && cfg!(not(feature = "rayon")) {
-            return error("threads", self.threads.to_string(), "1 in a build without the feature `rayon`");
-        }
+        check_threads(self.threads)?;
         if let Some(Activation::Clamp { min, max }) = self.activation
             && !matches!(min.partial_cmp(&max), Some(std::cmp::Ordering::Less | std::cmp::Ordering::Equal))
         {
@@ -480,6 +475,16 @@ pub(crate) fn check_plan(spec: &ConvSpec, weights: &[f32], options: &PlanOptions
     check_len("weights", weights.len(), spec.weights_len())
 }
 
-fn check_len(buffer: &'static str, actual: usize, expected: usize) -> Result<(), ConvError> {
+/// The check of every number of threads.
+pub(crate) fn check_threads(threads: usize) -> Result<(), ConvError> {
+    let expected = match threads {
+        0 => "at least 1",
+        2.. if cfg!(not(feature = "rayon")) => "1 in a build without the feature `rayon`",
+        _ => return Ok(()),
+    };
+    Err(ConvError::Option { option: "threads", value: threads.to_string(), expected })
+}
+
+pub(crate) fn check_len(buffer: &'static str, actual: usize, expected: usize) -> Result<(), ConvError> {
     if actual == expected { Ok(()) } else { Err(ConvError::BufferLength { buffer, actual, expected }) }
 }

@@ -123,7 +123,7 @@
 )]
 
 mod auto;
-#[cfg(any(feature = "direct", feature = "depthwise", feature = "winograd"))]
+pub mod backward;
 mod band;
 mod buffer;
 mod cache;
@@ -133,11 +133,11 @@ mod depthwise;
 #[cfg(feature = "direct")]
 mod direct;
 mod error;
-#[cfg(any(feature = "im2col", feature = "pointwise", feature = "winograd"))]
 mod gemm;
 #[cfg(feature = "im2col")]
 mod im2col;
 mod kernel;
+pub mod matmul;
 mod measured;
 mod microkernel;
 mod naive;
@@ -146,6 +146,7 @@ mod parallel;
 mod partition;
 #[cfg(feature = "pointwise")]
 mod pointwise;
+pub mod pool;
 mod registry;
 pub mod roof;
 mod simd;

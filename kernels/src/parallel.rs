@@ -15,7 +15,11 @@ const WORTH_A_THREAD: u64 = 500_000;
 /// element of input or output takes as long as four.
 pub(crate) fn worthwhile(threads: usize, spec: &ConvSpec) -> usize {
     let elements = (spec.input_len() as u64).saturating_add(spec.output_len() as u64);
-    let work = spec.macs().saturating_add(elements.saturating_mul(4));
+    worthwhile_for(threads, spec.macs().saturating_add(elements.saturating_mul(4)))
+}
+
+/// [`worthwhile`] for work that takes as long as so many multiply-adds.
+pub(crate) fn worthwhile_for(threads: usize, work: u64) -> usize {
     threads.min(usize::try_from((work / WORTH_A_THREAD).max(1)).unwrap_or(usize::MAX))
 }
 

@@ -80,13 +80,25 @@ pub(crate) struct Panel<'a> {
 
 impl Panels {
     pub(crate) fn pack<S: Simd>(spec: &ConvSpec, weights: &[f32], order: Order) -> Result<Self, ConvError> {
-        let (steps, filters) = (steps(spec), spec.group_out_channels());
+        let steps = steps(spec);
+        Panels::pack_with::<S>(spec.groups(), steps, spec.group_out_channels(), |filter, step| {
+            weights[filter * steps + source::<S>(spec, order, step)]
+        })
+    }
+
+    /// Packs `groups` times `filters` columns of `steps` values each: `value(column, step)`.
+    pub(crate) fn pack_with<S: Simd>(
+        groups: usize,
+        steps: usize,
+        filters: usize,
+        value: impl Fn(usize, usize) -> f32,
+    ) -> Result<Self, ConvError> {
         let total_vectors = filters.div_ceil(S::LANES);
         let vectors = balanced(total_vectors, S::NV);
         let count = total_vectors.div_ceil(vectors);
         let group_len = total_vectors * S::LANES * steps;
         let mut panels = Panels {
-            data: AlignedBuffer::zeros(group_len * spec.groups())?,
+            data: AlignedBuffer::zeros(group_len * groups)?,
             steps,
             lanes: S::LANES,
             vectors,
@@ -95,15 +107,14 @@ impl Panels {
             filters,
             group_len,
         };
-        for group in 0..spec.groups() {
+        for group in 0..groups {
             for index in 0..count {
                 let Panel { width, first, filters: used, .. } = panels.panel(group, index);
                 let start = group * group_len + first * steps;
                 let data = &mut panels.data[start..start + steps * width];
                 for (k, row) in data.chunks_exact_mut(width).enumerate() {
-                    let step = source::<S>(spec, order, k);
-                    for (j, value) in row[..used].iter_mut().enumerate() {
-                        *value = weights[(group * filters + first + j) * steps + step];
+                    for (j, to) in row[..used].iter_mut().enumerate() {
+                        *to = value(group * filters + first + j, k);
                     }
                 }
             }

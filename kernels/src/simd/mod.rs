@@ -83,6 +83,10 @@ pub(crate) unsafe trait Simd: Copy + Send + Sync + fmt::Debug + 'static {
     fn mul(self, a: Self::F32, b: Self::F32) -> Self::F32;
     /// Lane by lane `if x < lo { lo } else if x > hi { hi } else { x }`, so NaN stays NaN.
     fn clamp(self, x: Self::F32, lo: Self::F32, hi: Self::F32) -> Self::F32;
+    /// Lane by lane the larger one; NaN where either is NaN.
+    fn max(self, a: Self::F32, b: Self::F32) -> Self::F32;
+    /// Lane by lane `yes` where `a == b` or both are NaN, else `no`.
+    fn select_same(self, a: Self::F32, b: Self::F32, yes: Self::F32, no: Self::F32) -> Self::F32;
     /// Of the `2·LANES` values of both, one after the other: those of even places, and those of odd ones.
     #[inline(always)]
     fn unzip(self, a: Self::F32, b: Self::F32) -> (Self::F32, Self::F32) {

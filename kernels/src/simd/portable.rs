@@ -94,6 +94,17 @@ unsafe impl Simd for Wide {
         hi.simd_lt(x).select(hi, x)
     }
     #[inline(always)]
+    fn max(self, a: V, b: V) -> V {
+        // Comparisons with NaN are false: of NaN and a number the second selection takes NaN.
+        let larger = a.simd_gt(b).select(a, b);
+        a.simd_eq(a).select(larger, a)
+    }
+    #[inline(always)]
+    fn select_same(self, a: V, b: V, yes: V, no: V) -> V {
+        let (a_is_nan, b_is_nan) = (a.simd_ne(a), b.simd_ne(b));
+        ((a_is_nan & b_is_nan) | a.simd_eq(b)).select(yes, no)
+    }
+    #[inline(always)]
     fn unzip_mixed(self, a: V, b: V) -> (V, V) {
         let (a, b) = (a.to_array(), b.to_array());
         let at = |i: usize| if i < LANES { a[i] } else { b[i - LANES] };

@@ -28,6 +28,18 @@ impl<S: Simd> SimdOp<S> for Check {
         assert_eq!(values(s.clamp(va, s.splat(-1.0), s.splat(2.0))), each(&|x, _| x.clamp(-1.0, 2.0)));
         let nan = s.clamp(s.splat(f32::NAN), s.splat(0.0), s.splat(1.0));
         assert!(values(nan).iter().all(|x| x.is_nan()));
+        assert_eq!(values(s.max(va, vb)), each(&f32::max));
+        let none = s.splat(f32::NAN);
+        for v in [s.max(va, none), s.max(none, va)] {
+            assert!(values(v).iter().all(|x| x.is_nan()), "{}", type_name::<S>());
+        }
+        assert_eq!(
+            values(s.select_same(va, s.splat(-1.0), vb, va)),
+            each(&|x, y| if x == -1.0 { y } else { x })
+        );
+        assert_eq!(values(s.select_same(none, none, va, vb)), a);
+        assert_eq!(values(s.select_same(none, va, va, vb)), b);
+        assert_eq!(values(s.select_same(s.splat(0.0), s.splat(-0.0), va, vb)), a);
         let both: Vec<f32> = a.iter().chain(&b).copied().collect();
         let (even, odd) = s.unzip(va, vb);
         assert_eq!(values(even), both.iter().step_by(2).copied().collect::<Vec<_>>(), "{}", type_name::<S>());

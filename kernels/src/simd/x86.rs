@@ -77,6 +77,21 @@ macro_rules! on_256_bits {
             // SAFETY: the token proves AVX2 and FMA.
             unsafe { _mm256_min_ps(hi, _mm256_max_ps(lo, x)) }
         }
+        #[inline(always)]
+        fn max(self, a: __m256, b: __m256) -> __m256 {
+            // `max` returns its second operand when either is NaN, so only NaN of the first is lost.
+            // SAFETY: the token proves AVX2 and FMA.
+            unsafe { _mm256_blendv_ps(_mm256_max_ps(a, b), a, _mm256_cmp_ps::<_CMP_UNORD_Q>(a, a)) }
+        }
+        #[inline(always)]
+        fn select_same(self, a: __m256, b: __m256, yes: __m256, no: __m256) -> __m256 {
+            // SAFETY: the token proves AVX2 and FMA.
+            unsafe {
+                let nan =
+                    _mm256_and_ps(_mm256_cmp_ps::<_CMP_UNORD_Q>(a, a), _mm256_cmp_ps::<_CMP_UNORD_Q>(b, b));
+                _mm256_blendv_ps(no, yes, _mm256_or_ps(nan, _mm256_cmp_ps::<_CMP_EQ_OQ>(a, b)))
+            }
+        }
 
         #[inline(always)]
         fn unzip_mixed(self, a: __m256, b: __m256) -> (__m256, __m256) {
@@ -265,6 +280,23 @@ unsafe impl Simd for Avx512 {
         // `max` and `min` return their second operand when either is NaN.
         // SAFETY: the token proves AVX-512.
         unsafe { _mm512_min_ps(hi, _mm512_max_ps(lo, x)) }
+    }
+    #[inline(always)]
+    fn max(self, a: __m512, b: __m512) -> __m512 {
+        // `max` returns its second operand when either is NaN, so only NaN of the first is lost.
+        // SAFETY: the token proves AVX-512.
+        unsafe {
+            let lost = _mm512_cmp_ps_mask::<_CMP_UNORD_Q>(a, a);
+            _mm512_mask_mov_ps(_mm512_max_ps(a, b), lost, a)
+        }
+    }
+    #[inline(always)]
+    fn select_same(self, a: __m512, b: __m512, yes: __m512, no: __m512) -> __m512 {
+        // SAFETY: the token proves AVX-512.
+        unsafe {
+            let nan = _mm512_cmp_ps_mask::<_CMP_UNORD_Q>(a, a) & _mm512_cmp_ps_mask::<_CMP_UNORD_Q>(b, b);
+            _mm512_mask_mov_ps(no, nan | _mm512_cmp_ps_mask::<_CMP_EQ_OQ>(a, b), yes)
+        }
     }
     #[inline(always)]
     fn unzip_mixed(self, a: __m512, b: __m512) -> (__m512, __m512) {

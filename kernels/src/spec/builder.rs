@@ -239,7 +239,7 @@ fn fits(
 
 /// The product of the dimensions, if that many f32s fit the address space with room to spare for
 /// the rounding up of packed forms.
-fn elements(what: &'static str, dims: &[usize]) -> Result<usize, SpecError> {
+pub(crate) fn elements(what: &'static str, dims: &[usize]) -> Result<usize, SpecError> {
     const MOST: usize = isize::MAX as usize / 64;
     dims.iter()
         .try_fold(1usize, |product, &n| product.checked_mul(n))

@@ -4,6 +4,7 @@ mod builder;
 mod parse;
 
 pub use builder::ConvSpecBuilder;
+pub(crate) use builder::elements;
 
 use crate::error::SpecError;
 
