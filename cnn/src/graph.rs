@@ -315,7 +315,7 @@ impl Graph {
                 if self.shape(inputs[1]) != given {
                     return Err(Error::Shape {
                         layer: name.to_owned(),
-                        wanted: format!("the shape of `{from}`, {given},"),
+                        wanted: format!("the shape of `{from}`, {given}"),
                         from: self.name(inputs[1]).to_owned(),
                         given: self.shape(inputs[1]),
                     });

@@ -5,8 +5,9 @@ use std::fmt;
 use std::mem;
 use std::time::{Duration, Instant};
 
+use kernels::matmul::Matmul;
 use kernels::pool::PoolPlan;
-use kernels::{Accuracy, Activation, ConvError, ConvSpec, Effort, Layout, Plan, PlanOptions, Workspace};
+use kernels::{Accuracy, Activation, ConvError, ConvSpec, Effort, Plan, PlanOptions, Workspace};
 
 use crate::error::{check_len, zeros};
 use crate::fusion::{Fused, Readers, fuse};
@@ -75,6 +76,10 @@ enum Source {
 enum Op {
     Conv {
         plan: Box<dyn Plan>,
+        bias: Option<Vec<f32>>,
+    },
+    Linear {
+        weights: Matmul,
         bias: Option<Vec<f32>>,
     },
     Pool(PoolPlan),
@@ -186,6 +191,7 @@ impl Inference {
     pub fn packed_bytes(&self) -> usize {
         let plans = self.steps.iter().map(|step| match &step.op {
             Op::Conv { plan, .. } => plan.packed_bytes(),
+            Op::Linear { weights, .. } => weights.packed_bytes(),
             _ => 0,
         });
         plans.sum()
@@ -289,6 +295,9 @@ impl Step {
             Op::Conv { plan, bias } => {
                 plan.run(read(self.source, self.source_len), bias.as_deref(), output, workspace)?;
             }
+            Op::Linear { weights, bias } => {
+                weights.run(read(self.source, self.source_len), bias.as_deref(), output)?;
+            }
             Op::Pool(plan) => plan.run(read(self.source, self.source_len), output)?,
             Op::Lrn(layer, extents) => {
                 lrn::forward(layer, read(self.source, self.source_len), output, *extents);
@@ -327,9 +336,6 @@ struct Draft {
     /// more (`Some(false)`).
     changes: Option<bool>,
 }
-
-/// A plan and its bias.
-type Prepared = (Box<dyn Plan>, Option<Vec<f32>>);
 
 struct Compiler<'a> {
     graph: &'a Graph,
@@ -370,13 +376,13 @@ impl Compiler<'_> {
         let (op, changes) = match node.layer() {
             Layer::Conv(conv) => {
                 fused = self.fused(i);
-                let plan = self.conv(node, conv, &fused).map_err(conv_error)?;
-                (self.sums(plan, &fused, &mut inputs), fused.sum.map(|_| true))
+                inputs.splice(0..0, fused.sum);
+                (self.conv(node, conv, &fused).map_err(conv_error)?, fused.sum.map(|_| true))
             }
             Layer::Linear(linear) => {
                 fused = self.fused(i);
-                let plan = self.linear(node, linear, &fused).map_err(conv_error)?;
-                (self.sums(plan, &fused, &mut inputs), fused.sum.map(|_| true))
+                inputs.splice(0..0, fused.sum);
+                (self.linear(node, linear, &fused).map_err(conv_error)?, fused.sum.map(|_| true))
             }
             Layer::MaxPool(layer) => {
                 (Op::Pool(pool::max(layer, given, batch, threads).map_err(conv_error)?), None)
@@ -433,28 +439,21 @@ impl Compiler<'_> {
         if self.options.fuse { fuse(self.graph, &self.readers, i) } else { Fused::default() }
     }
 
-    /// A step that adds to what its first input holds, if it was fused with a sum.
-    fn sums(&self, (plan, bias): Prepared, fused: &Fused, inputs: &mut Vec<Value>) -> Op {
-        if let Some(sum) = fused.sum {
-            inputs.insert(0, sum);
-        }
-        Op::Conv { plan, bias }
-    }
-
-    fn conv(&self, node: &Node, conv: &Conv, fused: &Fused) -> Result<Prepared, ConvError> {
+    fn conv(&self, node: &Node, conv: &Conv, fused: &Fused) -> Result<Op, ConvError> {
         let spec = conv_spec(conv, self.graph.shape(node.inputs()[0]), self.options.batch)?;
         let kernel = kernel_of(conv, &self.options.kernel, &spec)?;
         let first = node.parameters().start;
         let bias = conv.bias.then(|| self.values(first + 1));
         let (weights, bias) = self.folded(self.values(first), bias, fused);
-        Ok((kernel.plan(&spec, &weights, &self.plan_options(fused))?, bias))
+        Ok(Op::Conv { plan: kernel.plan(&spec, &weights, &self.plan_options(fused))?, bias })
     }
 
-    fn linear(&self, node: &Node, linear: &Linear, fused: &Fused) -> Result<Prepared, ConvError> {
-        let spec = linear_spec(linear, self.options.batch)?;
+    fn linear(&self, node: &Node, linear: &Linear, fused: &Fused) -> Result<Op, ConvError> {
         let first = node.parameters().start;
         let (weights, bias) = self.folded(self.values(first), Some(self.values(first + 1)), fused);
-        Ok((kernels::kernel("auto")?.plan(&spec, &weights, &self.plan_options(fused))?, bias))
+        let (inputs, outputs) = (linear.in_features, linear.out_features);
+        let weights = Matmul::new(inputs, outputs, &weights, true, &self.plan_options(fused))?;
+        Ok(Op::Linear { weights, bias })
     }
 
     /// Weights and bias with the factors and summands of a batch normalisation in them.
@@ -543,15 +542,4 @@ pub(crate) fn kernel_of(
     }
     let kernel = kernels::kernel(default)?;
     if kernel.supports(spec).is_ok() { Ok(kernel) } else { kernels::kernel("auto") }
-}
-
-/// A linear layer is a 1×1 convolution whose pixels are the rows of a batch.
-pub(crate) fn linear_spec(linear: &Linear, batch: usize) -> Result<ConvSpec, kernels::SpecError> {
-    ConvSpec::builder()
-        .in_channels(linear.in_features)
-        .input_size(batch, 1)
-        .out_channels(linear.out_features)
-        .kernel(1, 1)
-        .layout(Layout::Nhwc)
-        .build()
 }

@@ -3,6 +3,8 @@
 use std::fmt;
 use std::mem;
 
+use kernels::backward::{DataPlan, WeightsPlan};
+use kernels::matmul::{Product, multiply};
 use kernels::pool::PoolPlan;
 use kernels::{ConvError, PlanOptions, Workspace};
 use rand::{RngExt, SeedableRng};
@@ -10,11 +12,11 @@ use rand_chacha::ChaCha8Rng;
 
 use crate::error::{check_len, zeros};
 use crate::graph::{Graph, Node, Value, conv_spec};
-use crate::inference::{check_batch, kernel_of, linear_spec};
+use crate::inference::{check_batch, kernel_of};
 use crate::layer::Layer;
 use crate::ops::norm::Statistics;
 use crate::ops::softmax::{cross_entropy, softmax, softmax_backward};
-use crate::ops::{activation_backward, conv, linear, lrn, norm, pool};
+use crate::ops::{activation_backward, lrn, norm, pool};
 use crate::optimizer::{Optimizer, State};
 use crate::slots::Slots;
 use crate::{Error, Weights};
@@ -51,6 +53,7 @@ impl Default for TrainingOptions {
 #[derive(Debug)]
 enum Kept {
     Nothing,
+    Conv(WeightsPlan),
     Pool(PoolPlan),
     Norm(Statistics),
     /// 0 where dropped, else 1/(1 − p).
@@ -265,7 +268,7 @@ impl Training {
         let input = read(node.inputs()[0]);
         let [channels, height, width] = graph.shape(node.inputs()[0]).volume();
         let first = node.parameters().start;
-        let plan_options = PlanOptions { threads: options.threads, ..Default::default() };
+        let plan_options = plan_options(options);
         match node.layer() {
             Layer::Conv(conv) => {
                 let spec = conv_spec(conv, graph.shape(node.inputs()[0]), options.batch)?;
@@ -275,9 +278,12 @@ impl Training {
                 plan.run(input, bias, output, workspace)?;
             }
             Layer::Linear(linear) => {
-                let spec = linear_spec(linear, options.batch)?;
-                let plan = kernels::kernel("auto")?.plan(&spec, &weights.all()[first], &plan_options)?;
-                plan.run(input, Some(&weights.all()[first + 1]), output, workspace)?;
+                // y = b + x·Wᵀ.
+                let bias = &weights.all()[first + 1];
+                output.chunks_exact_mut(linear.out_features).for_each(|row| row.copy_from_slice(bias));
+                let product = Product::new(options.batch, linear.out_features, linear.in_features);
+                let sum = PlanOptions { accumulate: true, ..plan_options };
+                multiply(&product.transpose_b(), input, &weights.all()[first], output, &sum)?;
             }
             Layer::MaxPool(_) | Layer::AvgPool(_) | Layer::GlobalAvgPool => {
                 if let Kept::Pool(plan) = kept {
@@ -353,22 +359,29 @@ impl Training {
 
     /// The gradients by a node's own parameters (a batch normalisation's come with that by its input).
     fn parameters_back(&mut self, i: usize, images: &[f32], grad_output: &[f32]) -> Result<(), ConvError> {
-        let Training { graph, options, values, gradients, .. } = self;
+        let Training { graph, options, values, gradients, kept, workspace, .. } = self;
         let node = &graph.nodes()[i];
         let from = node.inputs()[0];
         let input = if from == Graph::INPUT { images } else { &values[from.0] };
         let grad_output = &grad_output[..options.batch * node.shape().len()];
         match (node.layer(), &mut gradients[node.parameters()]) {
-            (Layer::Conv(layer), [weights, bias @ ..]) => {
-                let spec = conv_spec(layer, graph.shape(from), options.batch)?;
+            (Layer::Conv(_), [weights, bias @ ..]) => {
                 let bias = bias.first_mut().map(Vec::as_mut_slice);
-                conv::backward_weights(&spec, input, grad_output, weights, bias);
+                if let Kept::Conv(plan) = &kept[i] {
+                    plan.run(input, grad_output, weights, bias, workspace)?;
+                }
             }
             (Layer::Linear(layer), [weights, bias]) => {
-                linear::backward_weights(layer, input, grad_output, weights, bias);
+                // dW = dyᵀ·x and db = Σ dy.
+                let product = Product::new(layer.out_features, layer.in_features, options.batch);
+                multiply(&product.transpose_a(), grad_output, input, weights, &plan_options(options))?;
+                bias.fill(0.0);
+                for dy in grad_output.chunks_exact(layer.out_features) {
+                    bias.iter_mut().zip(dy).for_each(|(db, dy)| *db += dy);
+                }
             }
             (Layer::BatchNorm(layer), [scale, bias, ..]) => {
-                if let Kept::Norm(statistics) = &self.kept[i] {
+                if let Kept::Norm(statistics) = &kept[i] {
                     let pixels = pixels(graph, from);
                     norm::backward_parameters(layer, statistics, input, grad_output, [scale, bias], pixels);
                 }
@@ -386,7 +399,7 @@ impl Training {
         grad_output: &[f32],
         grad_input: &mut [f32],
     ) -> Result<(), ConvError> {
-        let Training { graph, weights, options, values, gradients, .. } = self;
+        let Training { graph, weights, options, values, gradients, workspace, .. } = self;
         let node = &graph.nodes()[i];
         let from = node.inputs()[0];
         let input = if from == Graph::INPUT { images } else { &values[from.0] };
@@ -396,10 +409,14 @@ impl Training {
         match (node.layer(), &self.kept[i]) {
             (Layer::Conv(layer), _) => {
                 let spec = conv_spec(layer, graph.shape(from), options.batch)?;
-                conv::backward_data(&spec, &weights.all()[first], grad_output, grad_input);
+                let plan = DataPlan::new("auto", &spec, &weights.all()[first], &plan_options(options))?;
+                plan.run(grad_output, None, grad_input, workspace)?;
             }
             (Layer::Linear(layer), _) => {
-                linear::backward_data(layer, &weights.all()[first], grad_output, grad_input);
+                // dx = dy·W.
+                let product = Product::new(options.batch, layer.in_features, layer.out_features);
+                let weights = &weights.all()[first];
+                multiply(&product, grad_output, weights, grad_input, &plan_options(options))?;
             }
             (_, Kept::Pool(plan)) => plan.backward(input, grad_output, grad_input)?,
             (Layer::Activation(activation), _) => {
@@ -437,6 +454,10 @@ impl Training {
     }
 }
 
+fn plan_options(options: &TrainingOptions) -> PlanOptions {
+    PlanOptions { threads: options.threads, ..Default::default() }
+}
+
 fn pixels(graph: &Graph, value: Value) -> usize {
     let [_, height, width] = graph.shape(value).volume();
     height * width
@@ -445,7 +466,13 @@ fn pixels(graph: &Graph, value: Value) -> usize {
 fn keep(graph: &Graph, node: &Node, options: &TrainingOptions) -> Result<Kept, Error> {
     let given = graph.shape(node.inputs()[0]);
     let (batch, threads) = (options.batch, options.threads);
+    let named = |error| Error::Conv { layer: node.name().to_owned(), error };
     let plan = match node.layer() {
+        Layer::Conv(conv) => {
+            let spec = conv_spec(conv, given, batch).map_err(|error| named(error.into()))?;
+            let plan = WeightsPlan::new("auto", &spec, &plan_options(options));
+            return plan.map(Kept::Conv).map_err(named);
+        }
         Layer::MaxPool(layer) => pool::max(layer, given, batch, threads),
         Layer::AvgPool(layer) => pool::average(layer, given, batch, threads),
         Layer::GlobalAvgPool => pool::global(given, batch, threads),
@@ -456,7 +483,7 @@ fn keep(graph: &Graph, node: &Node, options: &TrainingOptions) -> Result<Kept, E
         Layer::Dropout(_) => return Ok(Kept::Dropout(zeros(batch * given.len())?)),
         _ => return Ok(Kept::Nothing),
     };
-    plan.map(Kept::Pool).map_err(|error| Error::Conv { layer: node.name().to_owned(), error })
+    plan.map(Kept::Pool).map_err(named)
 }
 
 /// The way back from the logits, last layer first, and the sizes of the buffers that gradients share.

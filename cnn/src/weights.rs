@@ -165,7 +165,7 @@ impl Weights {
     }
 }
 
-/// Approximately normal: the sum of twelve uniform numbers less six.
+/// Approximately normal: the sum of four uniform numbers, moved to mean 0 and stretched to variance 1.
 pub(crate) fn normal(rng: &mut impl rand::Rng) -> f32 {
-    (0..12).map(|_| rng.random::<f32>()).sum::<f32>() - 6.0
+    ((0..4).map(|_| rng.random::<f32>()).sum::<f32>() - 2.0) * 3f32.sqrt()
 }

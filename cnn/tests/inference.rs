@@ -48,7 +48,8 @@ fn check_layers(name: &str, net: &Graph, kernel: &str, batch: usize) {
             seen[at] = Some(wide(values));
         })
         .unwrap();
-    assert!(kernels > 0 || kernel != "naive", "{name}: {kernel}");
+    let convolves = net.nodes().iter().any(|node| matches!(node.layer(), Layer::Conv(_)));
+    assert!(kernels > 0 || kernel != "naive" || !convolves, "{name}: no convolution by {kernel}");
 }
 
 #[test]
@@ -110,8 +111,7 @@ fn fusing_changes_nothing_but_roundings() {
         assert_eq!(outputs[0], outputs[1], "{name} fused, on 1 and 2 threads");
         assert_eq!(outputs[2], outputs[3], "{name} on 1 and 3 threads");
     }
-    for name in ["conv1+bn1+relu1", "short+bn+add1", "layer1.0.conv2+layer1.0.bn2+layer1.0.add+layer1.0.relu"]
-    {
+    for name in ["l0+l1+l2", "short+bn+add1", "layer1.0.conv2+layer1.0.bn2+layer1.0.add+layer1.0.relu"] {
         assert!(fused_names.iter().any(|fused| fused == name), "{name}: {fused_names:?}");
     }
 }

@@ -1,7 +1,5 @@
 //! What layers compute beside convolutions, forward and backward, on slices of whole batches.
 
-pub(crate) mod conv;
-pub(crate) mod linear;
 pub(crate) mod lrn;
 pub(crate) mod norm;
 pub(crate) mod pool;
