@@ -52,9 +52,9 @@ fn what_is_allocated() {
             let options = InferenceOptions { batch: 2, fuse, ..Default::default() };
             let mut inference = Inference::new(&net, &weights, &options).unwrap();
             for _ in 0..3 {
-                assert_eq!(allocations(|| drop(inference.run(&input).unwrap()[0])), 0);
+                assert_eq!(allocations(|| assert!(inference.run(&input).is_ok())), 0);
             }
-            assert_eq!(allocations(|| drop(inference.run_observed(&input, |_, _, _| ()).unwrap()[0])), 0);
+            assert_eq!(allocations(|| assert!(inference.run_observed(&input, |_, _, _| ()).is_ok())), 0);
         }
     }
 
@@ -85,5 +85,5 @@ fn training(net: &Graph, values: [f32; 2]) -> usize {
     let mut training = Training::new(net, weights, &options).unwrap();
     let images: Vec<f32> = values.into_iter().cycle().take(32).collect();
     training.step(&images, &[0, 2]).unwrap();
-    allocations(|| drop(training.step(&images, &[0, 2]).unwrap()))
+    allocations(|| assert!(training.step(&images, &[0, 2]).is_ok()))
 }

@@ -18,7 +18,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 
 mod pictures;
 
-const EPOCHS: u64 = 8;
+const EPOCHS: u64 = 4;
 const BATCH: usize = 50;
 /// Share of the held-out digits that the network must read.
 const ENOUGH: f64 = 0.98;
