@@ -1,0 +1,545 @@
+//! [`Inference`]: a network prepared once and run any number of times, in memory planned once.
+
+use std::borrow::Cow;
+use std::fmt;
+use std::mem;
+use std::time::{Duration, Instant};
+
+use kernels::matmul::Matmul;
+use kernels::pool::PoolPlan;
+use kernels::{Accuracy, Activation, ConvError, ConvSpec, Effort, Plan, PlanOptions, Workspace};
+
+use crate::error::{check_len, zeros};
+use crate::fusion::{Fused, Readers, fuse};
+use crate::graph::{Graph, Node, Value, conv_spec};
+use crate::layer::{Conv, Layer, Linear, Lrn};
+use crate::ops::{lrn, norm, pool, softmax::softmax};
+use crate::slots::Slots;
+use crate::{Error, Weights};
+
+/// How to prepare a network. Write `InferenceOptions { batch: 8, ..Default::default() }`.
+#[derive(Clone, Debug, PartialEq)]
+pub struct InferenceOptions {
+    /// Images in each run.
+    pub batch: usize,
+    /// Threads that a run may use, in the rayon pool that it is called in. Results do not depend on it.
+    pub threads: usize,
+    /// The id of the kernel that computes convolutions, for those that it covers and that name none of their
+    /// own; `auto` computes the rest.
+    pub kernel: String,
+    /// Which algorithms may be chosen, by their rounding errors.
+    pub accuracy: Accuracy,
+    /// How `auto` finds the fastest kernel.
+    pub effort: Effort,
+    /// Whether batch normalisations, sums and activations are computed with the convolution before them. Without
+    /// it every layer's output is there to be observed.
+    pub fuse: bool,
+}
+
+impl Default for InferenceOptions {
+    fn default() -> Self {
+        InferenceOptions {
+            batch: 1,
+            threads: 1,
+            kernel: "auto".to_owned(),
+            accuracy: Accuracy::Standard,
+            effort: Effort::Estimate,
+            fuse: true,
+        }
+    }
+}
+
+/// A part of a run: a layer, or a convolution with what is computed along with it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct StepInfo {
+    /// The value it makes; [`Graph::name`] and [`Graph::shape`] tell more.
+    pub value: Value,
+    /// The layer's name, with those computed along with it: `conv1+bn1+relu`.
+    pub name: String,
+    /// The kind of the first of them.
+    pub kind: &'static str,
+    /// Multiply-accumulates for the whole batch.
+    pub macs: u64,
+    /// The convolution kernel that runs, if one does.
+    pub kernel: Option<String>,
+}
+
+/// Where a step reads from.
+#[derive(Clone, Copy, Debug)]
+enum Source {
+    Input,
+    Slot(usize),
+}
+
+/// What a step does. All write a buffer of their own, which some find filled with what they change.
+#[derive(Debug)]
+enum Op {
+    Conv {
+        plan: Box<dyn Plan>,
+        bias: Option<Vec<f32>>,
+    },
+    Linear {
+        weights: Matmul,
+        bias: Option<Vec<f32>>,
+    },
+    Pool(PoolPlan),
+    Lrn(Lrn, [usize; 2]),
+    /// In place.
+    Change(Change),
+}
+
+/// What is done to values where they are.
+#[derive(Debug)]
+enum Change {
+    Nothing,
+    Activation(Activation),
+    Norm { factors: Vec<f32>, summands: Vec<f32>, pixels: usize },
+    Softmax(usize),
+    Add(Source, usize),
+}
+
+#[derive(Debug)]
+struct Step {
+    info: StepInfo,
+    op: Op,
+    /// What it reads; a change in place has it in its buffer already.
+    source: Source,
+    source_len: usize,
+    in_place: bool,
+    slot: usize,
+    len: usize,
+}
+
+/// A network that is ready to run.
+///
+/// ```
+/// use cnn::{Inference, InferenceOptions, Weights, networks};
+///
+/// let net = networks::lenet5()?;
+/// let weights = Weights::random(&net, 1)?;
+/// let options = InferenceOptions { batch: 2, ..Default::default() };
+/// let mut inference = Inference::new(&net, &weights, &options)?;
+/// let logits = inference.run(&[0.5; 2 * 28 * 28])?; // as often as you like: no allocation
+/// assert_eq!(logits.len(), 2 * 10);
+/// # Ok::<(), cnn::Error>(())
+/// ```
+pub struct Inference {
+    batch: usize,
+    input_len: usize,
+    steps: Vec<Step>,
+    slots: Vec<Vec<f32>>,
+    workspace: Workspace<'static>,
+    values: usize,
+}
+
+impl fmt::Debug for Inference {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Inference")
+            .field("batch", &self.batch)
+            .field("steps", &self.steps)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Inference {
+    /// Prepares a network: packs weights, chooses kernels, plans memory.
+    ///
+    /// # Errors
+    /// When the network has no layers, the weights are not its own, an option makes no sense, a kernel is unknown
+    /// or refuses (the layer is named), or memory cannot be had.
+    pub fn new(graph: &Graph, weights: &Weights, options: &InferenceOptions) -> Result<Self, Error> {
+        weights.check(graph)?;
+        check_batch(graph, options.batch)?;
+        let mut compiler =
+            Compiler { graph, weights, options, readers: Readers::new(graph), steps: Vec::new() };
+        let drafts = compiler.drafts()?;
+        let sizes = compiler.place(drafts)?;
+        let steps = compiler.steps;
+        let largest = steps.iter().filter_map(|step| match &step.op {
+            Op::Conv { plan, .. } => Some(plan),
+            _ => None,
+        });
+        let workspace = largest.max_by_key(|plan| plan.workspace_len()).map(|plan| plan.workspace());
+        let batch = options.batch;
+        let slots: Vec<Vec<f32>> = sizes.iter().map(|&len| zeros(len)).collect::<Result<_, _>>()?;
+        Ok(Inference {
+            batch,
+            input_len: batch * graph.input_shape().len(),
+            steps,
+            values: slots.iter().map(Vec::len).sum(),
+            slots,
+            workspace: workspace.unwrap_or_default(),
+        })
+    }
+
+    /// Images in each run.
+    pub fn batch(&self) -> usize {
+        self.batch
+    }
+
+    /// The parts of a run, in order.
+    pub fn steps(&self) -> impl Iterator<Item = &StepInfo> {
+        self.steps.iter().map(|step| &step.info)
+    }
+
+    /// Bytes of all activations together, and of the kernels' scratch memory.
+    pub fn memory(&self) -> [usize; 2] {
+        [4 * self.values, 4 * self.workspace.len()]
+    }
+
+    /// Bytes of packed weights.
+    pub fn packed_bytes(&self) -> usize {
+        let plans = self.steps.iter().map(|step| match &step.op {
+            Op::Conv { plan, .. } => plan.packed_bytes(),
+            Op::Linear { weights, .. } => weights.packed_bytes(),
+            _ => 0,
+        });
+        plans.sum()
+    }
+
+    /// Runs the network on a batch (images one after the other, each channels, rows, columns) and gives what the
+    /// last layer gives, image by image. Allocates nothing.
+    ///
+    /// # Errors
+    /// When the input has the wrong length.
+    pub fn run(&mut self, input: &[f32]) -> Result<&[f32], Error> {
+        check_len("the input", input.len(), self.input_len)?;
+        for i in 0..self.steps.len() {
+            self.step(i, input)?;
+        }
+        Ok(self.output())
+    }
+
+    /// [`run`](Self::run) that shows each step, how long it took and what it made.
+    ///
+    /// ```
+    /// use cnn::{Inference, InferenceOptions, Weights, networks};
+    ///
+    /// let net = networks::lenet5()?;
+    /// let options = InferenceOptions { fuse: false, ..Default::default() };
+    /// let mut inference = Inference::new(&net, &Weights::random(&net, 1)?, &options)?;
+    /// let mut maps = Vec::new();
+    /// inference.run_observed(&[0.5; 28 * 28], |step, _time, values| {
+    ///     if step.name == "c1" {
+    ///         maps = values.to_vec();
+    ///     }
+    /// })?;
+    /// assert_eq!(maps.len(), 6 * 28 * 28);
+    /// # Ok::<(), cnn::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// As [`run`](Self::run).
+    pub fn run_observed(
+        &mut self,
+        input: &[f32],
+        mut observe: impl FnMut(&StepInfo, Duration, &[f32]),
+    ) -> Result<&[f32], Error> {
+        check_len("the input", input.len(), self.input_len)?;
+        for i in 0..self.steps.len() {
+            let start = Instant::now();
+            self.step(i, input)?;
+            let step = &self.steps[i];
+            observe(&step.info, start.elapsed(), &self.slots[step.slot][..step.len]);
+        }
+        Ok(self.output())
+    }
+
+    fn step(&mut self, i: usize, input: &[f32]) -> Result<(), Error> {
+        let step = &self.steps[i];
+        // The buffer leaves its place, so that the others can be read beside it.
+        let mut buffer = mem::take(&mut self.slots[step.slot]);
+        let result = step.run(input, &self.slots, &mut buffer[..step.len], &mut self.workspace);
+        self.slots[step.slot] = buffer;
+        result.map_err(|error| Error::Conv { layer: step.info.name.clone(), error })
+    }
+
+    fn output(&self) -> &[f32] {
+        self.steps.last().map_or(&[], |step| &self.slots[step.slot][..step.len])
+    }
+}
+
+/// Fails where a batch of the network's activations does not fit.
+pub(crate) fn check_batch(graph: &Graph, batch: usize) -> Result<(), Error> {
+    if graph.nodes().is_empty() {
+        return Err(Error::Option {
+            option: "the number of layers",
+            value: "0".to_owned(),
+            expected: "at least 1",
+        });
+    }
+    let largest = (0..=graph.nodes().len()).map(|i| graph.shape(Value(i)).len()).max().unwrap_or(0);
+    match largest.checked_mul(batch) {
+        Some(1..=0x1fff_ffff_ffff) => Ok(()),
+        _ => Err(Error::Option {
+            option: "the batch",
+            value: batch.to_string(),
+            expected: "at least 1 and no more than memory holds",
+        }),
+    }
+}
+
+impl Step {
+    fn run(
+        &self,
+        input: &[f32],
+        slots: &[Vec<f32>],
+        output: &mut [f32],
+        workspace: &mut Workspace<'_>,
+    ) -> Result<(), ConvError> {
+        let read = |source: Source, len: usize| match source {
+            Source::Input => &input[..len],
+            Source::Slot(slot) => &slots[slot][..len],
+        };
+        match &self.op {
+            Op::Conv { plan, bias } => {
+                plan.run(read(self.source, self.source_len), bias.as_deref(), output, workspace)?;
+            }
+            Op::Linear { weights, bias } => {
+                weights.run(read(self.source, self.source_len), bias.as_deref(), output)?;
+            }
+            Op::Pool(plan) => plan.run(read(self.source, self.source_len), output)?,
+            Op::Lrn(layer, extents) => {
+                lrn::forward(layer, read(self.source, self.source_len), output, *extents);
+            }
+            Op::Change(change) => {
+                if !self.in_place {
+                    output.copy_from_slice(read(self.source, self.source_len));
+                }
+                match change {
+                    Change::Nothing => (),
+                    Change::Activation(activation) => {
+                        output.iter_mut().for_each(|x| *x = activation.apply(*x));
+                    }
+                    Change::Norm { factors, summands, pixels } => {
+                        norm::apply(factors, summands, output, *pixels);
+                    }
+                    Change::Softmax(classes) => softmax(output, *classes),
+                    Change::Add(other, len) => {
+                        let other = read(*other, *len);
+                        output.iter_mut().zip(other).for_each(|(x, y)| *x += y);
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+/// A step whose buffers are not known yet.
+struct Draft {
+    info: StepInfo,
+    op: Op,
+    /// What it reads, first what it may change in place.
+    inputs: Vec<Value>,
+    /// Whether the first input's memory becomes the output's: it must (`Some(true)`), or may if it is read no
+    /// more (`Some(false)`).
+    changes: Option<bool>,
+}
+
+struct Compiler<'a> {
+    graph: &'a Graph,
+    weights: &'a Weights,
+    options: &'a InferenceOptions,
+    readers: Readers,
+    steps: Vec<Step>,
+}
+
+impl Compiler<'_> {
+    fn values(&self, index: usize) -> &[f32] {
+        &self.weights.all()[index]
+    }
+
+    fn drafts(&self) -> Result<Vec<Draft>, Error> {
+        let mut done = vec![false; self.graph.nodes().len()];
+        let mut drafts = Vec::new();
+        for (i, node) in self.graph.nodes().iter().enumerate() {
+            let handed_on = self.readers.root(Value(i + 1)) != Value(i + 1);
+            if !handed_on && !mem::replace(&mut done[i], true) {
+                let draft = self.draft(i, node)?;
+                // A layer that is computed along with an earlier one waits for no step of its own.
+                draft.1.iter().for_each(|&node| done[node] = true);
+                drafts.push(draft.0);
+            }
+        }
+        Ok(drafts)
+    }
+
+    fn draft(&self, i: usize, node: &Node) -> Result<(Draft, Vec<usize>), Error> {
+        let batch = self.options.batch;
+        let mut inputs: Vec<Value> = node.inputs().iter().map(|input| self.readers.root(*input)).collect();
+        let given = self.graph.shape(node.inputs()[0]);
+        let [channels, height, width] = given.volume();
+        let conv_error = |error| Error::Conv { layer: node.name().to_owned(), error };
+        let threads = self.options.threads;
+        let mut fused = Fused::default();
+        let (op, changes) = match node.layer() {
+            Layer::Conv(conv) => {
+                fused = self.fused(i);
+                inputs.splice(0..0, fused.sum);
+                (self.conv(node, conv, &fused).map_err(conv_error)?, fused.sum.map(|_| true))
+            }
+            Layer::Linear(linear) => {
+                fused = self.fused(i);
+                inputs.splice(0..0, fused.sum);
+                (self.linear(node, linear, &fused).map_err(conv_error)?, fused.sum.map(|_| true))
+            }
+            Layer::MaxPool(layer) => {
+                (Op::Pool(pool::max(layer, given, batch, threads).map_err(conv_error)?), None)
+            }
+            Layer::AvgPool(layer) => {
+                (Op::Pool(pool::average(layer, given, batch, threads).map_err(conv_error)?), None)
+            }
+            Layer::GlobalAvgPool => {
+                (Op::Pool(pool::global(given, batch, threads).map_err(conv_error)?), None)
+            }
+            Layer::Lrn(lrn) => (Op::Lrn(lrn.clone(), [channels, height * width]), None),
+            Layer::Activation(activation) => (Op::Change(Change::Activation(*activation)), Some(false)),
+            Layer::BatchNorm(layer) => {
+                let (factors, summands) = norm::affine(layer, self.norm_values(node));
+                (Op::Change(Change::Norm { factors, summands, pixels: height * width }), Some(false))
+            }
+            Layer::Softmax => (Op::Change(Change::Softmax(channels)), Some(false)),
+            // The second operand's place is known when its buffer is.
+            Layer::Add => (Op::Change(Change::Add(Source::Input, 0)), Some(false)),
+            Layer::Flatten | Layer::Dropout(_) => (Op::Change(Change::Nothing), Some(false)),
+        };
+        let nodes = fused.nodes.iter().map(|&i| &self.graph.nodes()[i]);
+        let name = nodes.fold(node.name().to_owned(), |name, node| format!("{name}+{}", node.name()));
+        let info = StepInfo {
+            value: Value(fused.nodes.last().map_or(i, |&last| last) + 1),
+            name,
+            kind: node.layer().kind(),
+            macs: self.graph.macs_of(node).saturating_mul(batch as u64),
+            kernel: match &op {
+                Op::Conv { plan, .. } => Some(plan.kernel_id().to_owned()),
+                _ => None,
+            },
+        };
+        Ok((Draft { info, op, inputs, changes }, fused.nodes))
+    }
+
+    fn norm_values(&self, node: &Node) -> [&[f32]; 4] {
+        let first = node.parameters().start;
+        [0, 1, 2, 3].map(|i| self.values(first + i))
+    }
+
+    fn plan_options(&self, fused: &Fused) -> PlanOptions {
+        PlanOptions {
+            threads: self.options.threads,
+            activation: fused.activation,
+            accumulate: fused.sum.is_some(),
+            accuracy: self.options.accuracy,
+            effort: self.options.effort,
+            ..Default::default()
+        }
+    }
+
+    fn fused(&self, i: usize) -> Fused {
+        if self.options.fuse { fuse(self.graph, &self.readers, i) } else { Fused::default() }
+    }
+
+    fn conv(&self, node: &Node, conv: &Conv, fused: &Fused) -> Result<Op, ConvError> {
+        let spec = conv_spec(conv, self.graph.shape(node.inputs()[0]), self.options.batch)?;
+        let kernel = kernel_of(conv, &self.options.kernel, &spec)?;
+        let first = node.parameters().start;
+        let bias = conv.bias.then(|| self.values(first + 1));
+        let (weights, bias) = self.folded(self.values(first), bias, fused);
+        Ok(Op::Conv { plan: kernel.plan(&spec, &weights, &self.plan_options(fused))?, bias })
+    }
+
+    fn linear(&self, node: &Node, linear: &Linear, fused: &Fused) -> Result<Op, ConvError> {
+        let first = node.parameters().start;
+        let (weights, bias) = self.folded(self.values(first), Some(self.values(first + 1)), fused);
+        let (inputs, outputs) = (linear.in_features, linear.out_features);
+        let weights = Matmul::new(inputs, outputs, &weights, true, &self.plan_options(fused))?;
+        Ok(Op::Linear { weights, bias })
+    }
+
+    /// Weights and bias with the factors and summands of a batch normalisation in them.
+    fn folded<'a>(
+        &self,
+        weights: &'a [f32],
+        bias: Option<&[f32]>,
+        fused: &Fused,
+    ) -> (Cow<'a, [f32]>, Option<Vec<f32>>) {
+        let node = fused.norm.map(|i| &self.graph.nodes()[i]);
+        let Some((node, Layer::BatchNorm(layer))) = node.map(|node| (node, node.layer())) else {
+            return (Cow::Borrowed(weights), bias.map(<[f32]>::to_vec));
+        };
+        let (factors, mut summands) = norm::affine(layer, self.norm_values(node));
+        let mut folded = weights.to_vec();
+        for (filter, factor) in folded.chunks_exact_mut(weights.len() / factors.len()).zip(&factors) {
+            filter.iter_mut().for_each(|w| *w *= factor);
+        }
+        for ((summand, factor), bias) in summands.iter_mut().zip(&factors).zip(bias.into_iter().flatten()) {
+            *summand += factor * bias;
+        }
+        (Cow::Owned(folded), Some(summands))
+    }
+
+    /// Gives each step its buffer; returns their sizes.
+    fn place(&mut self, drafts: Vec<Draft>) -> Result<Vec<usize>, Error> {
+        let count = self.graph.nodes().len() + 1;
+        let mut last_use = vec![0; count];
+        for (i, draft) in drafts.iter().enumerate() {
+            draft.inputs.iter().for_each(|input| last_use[input.0] = i);
+        }
+        last_use[self.readers.root(self.graph.last()).0] = usize::MAX;
+        let mut slots = Slots::default();
+        let mut places: Vec<Option<usize>> = vec![None; count];
+        for (i, Draft { info, mut op, mut inputs, changes }) in drafts.into_iter().enumerate() {
+            let len = self.options.batch * self.graph.shape(info.value).len();
+            let may = |value: &Value| places[value.0].is_some() && last_use[value.0] == i;
+            // A sum may be made in the memory of either.
+            if inputs.len() == 2 && changes == Some(false) && !may(&inputs[0]) {
+                inputs.swap(0, 1);
+            }
+            let twice = inputs.len() == 2 && inputs[0] == inputs[1];
+            let in_place = changes == Some(true) || (changes == Some(false) && may(&inputs[0]) && !twice);
+            let slot = match places[inputs[0].0] {
+                Some(slot) if in_place => slot,
+                _ => slots.take(len),
+            };
+            let source = |value: Value| places[value.0].map_or(Source::Input, Source::Slot);
+            let source_len = |value: Value| self.options.batch * self.graph.shape(value).len();
+            let operand = inputs.last().copied().unwrap_or(Graph::INPUT);
+            let read = if changes == Some(true) { operand } else { inputs[0] };
+            if let Op::Change(Change::Add(other, len)) = &mut op {
+                (*other, *len) = (source(operand), source_len(operand));
+            }
+            let step =
+                Step { source: source(read), source_len: source_len(read), info, op, in_place, slot, len };
+            for (j, input) in inputs.iter().enumerate() {
+                if let Some(place) = places[input.0]
+                    && last_use[input.0] == i
+                    && place != slot
+                    && !inputs[..j].contains(input)
+                {
+                    slots.give(place);
+                }
+            }
+            let value = step.info.value.0;
+            places[value] = Some(slot);
+            // What nobody reads leaves at once.
+            if last_use[value] == 0 {
+                slots.give(slot);
+            }
+            self.steps.push(step);
+        }
+        Ok(slots.sizes().to_vec())
+    }
+}
+
+/// The kernel that computes a layer: its own, or `default` if that covers it, or `auto`.
+pub(crate) fn kernel_of(
+    conv: &Conv,
+    default: &str,
+    spec: &ConvSpec,
+) -> Result<&'static dyn kernels::Kernel, ConvError> {
+    if let Some(own) = &conv.algorithm {
+        return kernels::kernel(own);
+    }
+    let kernel = kernels::kernel(default)?;
+    if kernel.supports(spec).is_ok() { Ok(kernel) } else { kernels::kernel("auto") }
+}
