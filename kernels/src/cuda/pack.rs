@@ -112,6 +112,11 @@ fn depthwise(spec: &ConvSpec, weights: &[f32]) -> Result<Vec<f32>, ConvError> {
     Ok(packed)
 }
 
+/// To 11 significant bits, half away from zero, as `rounded_to_tf32` in `device/mma.cuh`. NaN stays one.
+fn rounded_to_tf32(x: f32) -> f32 {
+    if x.is_nan() { x } else { f32::from_bits((x.to_bits() + 0x1000) & 0xffff_e000) }
+}
+
 /// Rows of steps, or of fragments.
 fn tiles(method: Method, spec: &ConvSpec, weights: &[f32]) -> Result<Vec<f32>, ConvError> {
     let (pitch, rows) = shape(method, spec);
@@ -125,7 +130,8 @@ fn tiles(method: Method, spec: &ConvSpec, weights: &[f32]) -> Result<Vec<f32>, C
             let from = c * taps + r * spec.kernel()[1] + s;
             for f in 0..filters {
                 let to = if fragments { fragment(spec.layout(), pitch, f, k) } else { k * pitch + f };
-                packed[to] = weights[(group * filters + f) * real + from];
+                let weight = weights[(group * filters + f) * real + from];
+                packed[to] = if method == Method::Tf32 { rounded_to_tf32(weight) } else { weight };
             }
         }
     }
@@ -186,7 +192,7 @@ mod tests {
         for text in SPECS {
             let spec = spec(text);
             let given: Vec<f32> = (1..=spec.weights_len()).map(|i| i as f32).collect();
-            for method in [Method::Fp32, Method::Tf32x3, Method::Tf32, Method::Bf16] {
+            for method in [Method::Fp32, Method::Tf32x3, Method::Bf16] {
                 let packed = weights(method, &spec, &given).unwrap();
                 let (pitch, rows) = shape(method, &spec);
                 assert_eq!(packed.len(), spec.groups() * pitch * rows);
@@ -199,6 +205,21 @@ mod tests {
         let given: Vec<f32> = (0..spec.weights_len()).map(|i| i as f32).collect();
         let packed = weights(Method::Depthwise, &spec, &given).unwrap();
         assert_eq!(packed[7 * 24 + 5], given[5 * 9 + 7]);
+    }
+
+    #[test]
+    fn tf32_is_rounded_to_nearest() {
+        for (x, expected) in [
+            (1.0, 1.0),
+            (-2049.0, -2050.0), // half away from zero
+            (4097.0, 4096.0),
+            (4099.0, 4100.0),
+            (f32::MAX, f32::INFINITY),
+            (f32::NEG_INFINITY, f32::NEG_INFINITY),
+        ] {
+            assert_eq!(rounded_to_tf32(x), expected, "{x}");
+        }
+        assert!(rounded_to_tf32(f32::from_bits(0x7fff_ffff)).is_nan()); // a GPU's own NaN
     }
 
     /// The lane that needs a weight has it: PTX gives lane 4·g + t rows g and g + 8 at steps t and t + 4 of the first

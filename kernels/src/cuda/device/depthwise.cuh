@@ -76,8 +76,9 @@ template <int KERNEL, int STRIDE, int ROWS> CONV_INLINE void depthwise(CONV_ARGU
     }
 }
 
+// Six blocks a multiprocessor: registers for many loads at once, and none spilled.
 #define CONV_DEPTHWISE(NAME, KERNEL, STRIDE, ROWS, THREADS)                                      \
-    extern "C" __global__ void __launch_bounds__(THREADS) NAME(CONV_ARGUMENTS) {                 \
+    extern "C" __global__ void __launch_bounds__(THREADS, 6) NAME(CONV_ARGUMENTS) {              \
         depthwise<KERNEL, STRIDE, ROWS>(input, weights, offsets, bias, output, scratch, p);      \
     }                                                                                            \
     CONV_REGISTER(NAME, THREADS)

@@ -14,7 +14,7 @@
 //
 // Arithmetic. Tensor cores read 19 bits of an f32 (TF32) and truncate when they add, so that long sums drift
 // towards zero.
-//   TF32     operands are rounded to 11 significant bits, to nearest.
+//   TF32     operands are rounded to 11 significant bits, to nearest; weights when they are packed.
 //   BF16     operands are rounded to 8 significant bits, to nearest. Which steps share a register is the same
 //            for weights and pixels, and so does not matter.
 //   TF32X3   x = big + small, both TF32; big·big + big·small + small·big. What is left out is at most
@@ -39,8 +39,8 @@ struct Split {
     }
 };
 
-// The sums of a warp's tile.
-template <Product PRODUCT, int ROWS, int COLUMNS> struct Sums {
+// The sums of a warp's tile; weights are the rows or the columns.
+template <Product PRODUCT, bool WEIGHTS_ARE_ROWS, int ROWS, int COLUMNS> struct Sums {
     float sum[ROWS][COLUMNS][4];
 
     CONV_INLINE void clear() {
@@ -102,7 +102,8 @@ template <Product PRODUCT, int ROWS, int COLUMNS> struct Sums {
                 for (int j = 0; j < COLUMNS; j++) {
                     float x[2];
                     column(x, j, half);
-                    b[j][0] = rounded_to_tf32(x[0]), b[j][1] = rounded_to_tf32(x[1]);
+#pragma unroll
+                    for (int q = 0; q < 2; q++) b[j][q] = WEIGHTS_ARE_ROWS ? rounded_to_tf32(x[q]) : __float_as_uint(x[q]);
                 }
 #pragma unroll
                 for (int i = 0; i < ROWS; i++) {
@@ -110,7 +111,7 @@ template <Product PRODUCT, int ROWS, int COLUMNS> struct Sums {
                     row(x, i, half);
                     uint32_t a[4];
 #pragma unroll
-                    for (int q = 0; q < 4; q++) a[q] = rounded_to_tf32(x[q]);
+                    for (int q = 0; q < 4; q++) a[q] = WEIGHTS_ARE_ROWS ? __float_as_uint(x[q]) : rounded_to_tf32(x[q]);
 #pragma unroll
                     for (int j = 0; j < COLUMNS; j++) mma_tf32(sum[i][j], a, b[j][0], b[j][1]);
                 }
@@ -209,7 +210,7 @@ CONV_INLINE void mma(CONV_ARGUMENTS) {
     const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
     const int first_f = warp / (BN / WN) * WM, first_p = warp % (BN / WN) * WN;
 
-    Sums<PRODUCT, ROWS, COLUMNS> sums;
+    Sums<PRODUCT, LAYOUT == NCHW, ROWS, COLUMNS> sums;
     sums.clear();
     pipeline<STAGES>(shared, copy_weights, copy_pixels, place, p, [&](const float *a, const float *b) {
         const float *w = a + (first_f / 16 * 32 + lane) * 4;

@@ -139,8 +139,12 @@ CONV_INLINE void simt(CONV_ARGUMENTS) {
                 add(w, x);
             }
         } else {
-            // As many steps of a row at once as registers hold.
+            // As many steps of a row at once as ptxas keeps in registers without spilling.
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ == 800
+            constexpr int DEEP = 4;
+#else
             constexpr int DEEP = TM * TN < 64 ? 4 : 2;
+#endif
 #pragma unroll
             for (int k = 0; k < STEPS; k += DEEP) {
                 float x[DEEP][TN];

@@ -281,17 +281,17 @@ CONV_INLINE void pipeline(float *shared, Weights &weights, Pixels &pixels, const
             if (stage < tiles) start(stage);
             copy_commit();
         }
-        int reading = 0, filling = STAGES - 1;
+        int reading = 0;
         for (int tile = 0; tile < tiles; tile++) {
             // This tile has landed, for every thread; and every thread has left the one before, whose
             // place the next copies take.
             copy_wait<STAGES - 2>();
             __syncthreads();
+            const int filling = reading == 0 ? STAGES - 1 : reading - 1;
             if (tile + STAGES - 1 < tiles) start(filling);
             copy_commit();
             run(reading);
             reading = reading + 1 == STAGES ? 0 : reading + 1;
-            filling = filling + 1 == STAGES ? 0 : filling + 1;
         }
         copy_wait<0>();
     } else {
