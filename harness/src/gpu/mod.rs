@@ -67,10 +67,12 @@ impl Unit {
     /// against those.
     pub fn of(row: &Record) -> Self {
         let says = |word: &str| row.requested.contains(word) || row.kernel.contains(word);
-        match () {
-            () if says("bf16") => Unit::Bf16,
-            () if says("tf32") => Unit::Tf32,
-            () => Unit::Fp32,
+        if says("bf16") {
+            Unit::Bf16
+        } else if says("tf32") {
+            Unit::Tf32
+        } else {
+            Unit::Fp32
         }
     }
 
