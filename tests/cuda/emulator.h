@@ -510,7 +510,8 @@ template <int TERMS> float tensor_core_sum(const double (&terms)[TERMS]) {
     for (int i = 0; i < TERMS; i++) sum += std::trunc(terms[i] * per_unit);
     sum *= unit;
     const float rounded = static_cast<float>(sum);
-    return std::fabs(rounded) > std::fabs(sum) ? std::nextafterf(rounded, 0.0f) : rounded;
+    const bool away = std::fabs(rounded) > std::fabs(sum) && !std::isinf(rounded);
+    return away ? std::nextafterf(rounded, 0.0f) : rounded;
 }
 
 // mma.sync.aligned.m16n8k(8·PER_REGISTER).row.col: d += a·b, fragments as PTX lays them out. `value(register, i)` is

