@@ -348,6 +348,15 @@ pub enum ConvError {
         /// `input`, `output` or `scratch`; `stream` for a stream of another device.
         buffer: &'static str,
     },
+    /// A buffer on the GPU does not start where its kernels, which move four f32s at a time, can read it.
+    Alignment {
+        /// `input`, `output` or `scratch`.
+        buffer: &'static str,
+        /// Bytes from the last place that would do to its start.
+        actual: u64,
+        /// A multiple of so many bytes would do; allocations start at one.
+        expected: u64,
+    },
 }
 
 impl fmt::Display for ConvError {
@@ -392,6 +401,12 @@ impl fmt::Display for ConvError {
             }
             ConvError::Stream { buffer } => {
                 write!(f, "{buffer} was allocated on another stream than the one it is used on")
+            }
+            ConvError::Alignment { buffer, actual, expected } => {
+                write!(
+                    f,
+                    "{buffer} starts {actual} bytes behind a multiple of {expected} bytes, but must at one"
+                )
             }
         }
     }

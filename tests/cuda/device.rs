@@ -176,6 +176,14 @@ fn wrong_buffers_are_refused() {
             let none = plan.enqueue(&stream, &input.as_view(), &mut output.as_view_mut(), None);
             assert_eq!(none, Err(ConvError::WorkspaceTooSmall { actual: 0, needed: len }), "{id}");
         }
+        let longer = stream.alloc_zeros::<f32>(spec.input_len() + 1).unwrap();
+        let askew = plan.enqueue(
+            &stream,
+            &longer.slice(1..),
+            &mut output.as_view_mut(),
+            Some(&mut scratch.as_view_mut()),
+        );
+        assert_eq!(askew, Err(ConvError::Alignment { buffer: "input", actual: 4, expected: 16 }), "{id}");
         let foreign = plan.enqueue(
             &other,
             &input.as_view(),

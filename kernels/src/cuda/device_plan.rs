@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use cudarc::driver::sys::CUdeviceptr;
 use cudarc::driver::{CudaStream, CudaView, CudaViewMut, DevicePtr, DevicePtrMut, DeviceSlice};
 
 use super::device::Device;
@@ -144,9 +145,10 @@ impl DevicePlan {
     /// a plan waits until the GPU is idle.
     ///
     /// # Errors
-    /// Before any work [`ConvError::BufferLength`], [`ConvError::WorkspaceTooSmall`] for scratch memory and
-    /// [`ConvError::Stream`] for a buffer of another stream or a stream of another device; then what a GPU may fail
-    /// at. An error of the kernel itself shows in a later call.
+    /// Before any work [`ConvError::BufferLength`], [`ConvError::WorkspaceTooSmall`] for scratch memory,
+    /// [`ConvError::Stream`] for a buffer of another stream or a stream of another device and
+    /// [`ConvError::Alignment`] for a view that does not start at a multiple of 16 bytes; then what a GPU may fail at.
+    /// An error of the kernel itself shows in a later call.
     pub fn enqueue(
         &self,
         stream: &CudaStream,
@@ -180,7 +182,10 @@ impl DevicePlan {
         let (input, _read) = input.device_ptr(stream);
         let (output, _written) = output.device_ptr_mut(stream);
         let addresses = Addresses { input, bias: bias.unwrap_or(0), output, scratch: scratch.unwrap_or(0) };
-        // SAFETY: the lengths were checked; the buffers are allocated and freed in the order of the stream, weights and
+        check_alignment("input", addresses.input)?;
+        check_alignment("output", addresses.output)?;
+        check_alignment("scratch", addresses.scratch)?;
+        // SAFETY: lengths and alignment were checked; the buffers are allocated and freed in the order of the stream, weights and
         // bias are freed when the GPU is idle, and nobody else has the output or the scratch memory.
         unsafe { self.prepared.launch(stream, addresses) }
     }
@@ -193,4 +198,13 @@ fn check_stream(
     stream: &CudaStream,
 ) -> Result<(), ConvError> {
     if **slice.stream() == *stream { Ok(()) } else { Err(ConvError::Stream { buffer }) }
+}
+
+/// Vectors of four f32s lie at multiples of their size.
+fn check_alignment(buffer: &'static str, address: CUdeviceptr) -> Result<(), ConvError> {
+    const VECTOR: CUdeviceptr = 16;
+    match address % VECTOR {
+        0 => Ok(()),
+        actual => Err(ConvError::Alignment { buffer, actual, expected: VECTOR }),
+    }
 }
