@@ -17,7 +17,9 @@ pub(crate) fn errors(args: &args::Errors, out: &mut dyn Write) -> Outcome {
         Reference::check_memory(spec).map_err(refused)?;
     }
     let kernels: Vec<&dyn Kernel> = match &named[..] {
-        [] => kernels::kernels().filter(|kernel| kernel.isa().is_none()).collect(),
+        [] => kernels::kernels()
+            .filter(|kernel| kernel.isa().is_none() && kernel.availability().is_ok())
+            .collect(),
         named => named.to_vec(),
     };
     let direct = kernels::kernel("direct").map_err(refused)?;
