@@ -63,6 +63,9 @@ fn child_convolves() {
     println!("compiled {}", stand_in.nvrtc("compiled"));
 }
 
+/// A name, and what becomes of a file's bytes.
+type Spoilt = (&'static str, fn(Vec<u8>) -> Vec<u8>);
+
 #[test]
 fn compiled_kernels_are_kept_and_checked() {
     let Some(_) = stand_in() else { return };
@@ -71,7 +74,7 @@ fn compiled_kernels_are_kept_and_checked() {
     let kernels = run();
     assert!(kernels >= 1);
     assert_eq!((folder.files().len(), run()), (kernels, 0));
-    let spoilt: [(&str, fn(Vec<u8>) -> Vec<u8>); 5] = [
+    let spoilt: [Spoilt; 5] = [
         ("empty", |_| Vec::new()),
         ("cut", |bytes| bytes[..bytes.len() / 2].to_vec()),
         ("longer", |bytes| [&bytes[..], b"more"].concat()),
