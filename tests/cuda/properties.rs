@@ -23,11 +23,22 @@ const CASES: u64 = 36;
 const RUNS: usize = SCHEDULES;
 
 /// Cases that are drawn in search of one for a function that has not had its runs.
-const DRAWS: usize = 1000;
+const DRAWS: usize = 2000;
 
 /// Sizes that random convolutions rarely have: large tiles full and with tails on both sides, windows of many rows or
 /// columns, long reductions of few outputs. Each in both layouts.
-const LARGE: [&str; 20] = [
+const LARGE: [&str; 31] = [
+    "c36 h8 w24 o124 k1",
+    "c40 h8 w24 o128 k1",
+    "c20 h8 w16 o30 k1",
+    "c40 h8 w16 o128 k1",
+    "c36 h8 w16 o64 k1",
+    "c40 h8 w8 o128 k1",
+    "c20 h8 w8 o64 k1",
+    "c24 h8 w16 o32 k1",
+    "c28 h10 w12 o120 k1",
+    "n2 c16 h6 w10 o60 k1",
+    "c12 h8 w8 o128 k3 p1",
     "c6 h20 w20 o200 k3 p1",
     "c8 h17 w19 o130 k3 p1",
     "n2 c4 h16 w16 o256 k3 p1",
