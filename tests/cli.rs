@@ -424,3 +424,21 @@ fn an_interrupted_bench_keeps_its_rows() {
     assert_eq!(lines.last().unwrap()["status"], "interrupted");
     assert!(lines[..lines.len() - 1].iter().all(|row| row["status"] == "ok"));
 }
+
+#[test]
+fn kernels_of_backward_passes_are_listed_apart() {
+    let data = good(&["kernels", "--op", "backward-data", "--spec", "c4 h8 w8 o4 k3 s2 p1"]);
+    assert!(
+        data.lines().any(|line| line.starts_with("im2col-gemm ") && line.ends_with(" available")),
+        "{data}"
+    );
+    assert!(
+        data.lines().any(|line| line.starts_with("winograd ") && line.contains("does not support")),
+        "{data}"
+    );
+    let weights = good(&["kernels", "--op", "backward-weights"]);
+    assert!(weights.lines().any(|line| line.starts_with("product/wide ")), "{weights}");
+    assert!(!good(&["kernels"]).contains("product"));
+    let json = good(&["kernels", "--op", "backward-weights", "--json"]);
+    assert!(json.contains("\"product/wide\""), "{json}");
+}

@@ -53,6 +53,9 @@ pub(crate) struct Info {
 
 #[derive(Debug, Args)]
 pub(crate) struct Kernels {
+    /// Which operation's: the convolution, or its gradient by data, or those by weights and bias
+    #[arg(long, value_name = "OP", default_value = "forward")]
+    pub(crate) op: OpArg,
     /// Also say whether each supports this convolution, e.g. "c64 h56 w56 o64 k3 p1"
     #[arg(long, value_name = "SPEC")]
     pub(crate) spec: Option<ConvSpec>,
@@ -124,6 +127,13 @@ impl From<AccuracyArg> for Accuracy {
             AccuracyArg::Relaxed => Accuracy::Relaxed,
         }
     }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum OpArg {
+    Forward,
+    BackwardData,
+    BackwardWeights,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]

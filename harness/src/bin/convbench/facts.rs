@@ -7,9 +7,11 @@ use harness::gpu::{self, GpuRoof};
 use harness::limits::{Bandwidth, bandwidths, peak_gflops};
 use harness::machine::{self, Machine, bytes};
 use harness::pinning::Pool;
-use kernels::{CacheSizes, ConvSpec, Effort, Isa, PlanOptions, explain};
+use kernels::backward::{DataPlan, Op, WeightsPlan, kernels_of};
+use kernels::{CacheSizes, ConvError, ConvSpec, Effort, Isa, PlanOptions, explain};
 use serde_json::json;
 
+use crate::args::OpArg;
 use crate::{Outcome, args, refused};
 
 pub(crate) fn info(args: &args::Info, out: &mut dyn Write) -> Outcome {
@@ -107,6 +109,11 @@ pub(crate) fn info(args: &args::Info, out: &mut dyn Write) -> Outcome {
 }
 
 pub(crate) fn kernels(args: &args::Kernels, out: &mut dyn Write) -> Outcome {
+    match args.op {
+        OpArg::Forward => {}
+        OpArg::BackwardData => return backward(Op::BackwardData, args, out),
+        OpArg::BackwardWeights => return backward(Op::BackwardWeights, args, out),
+    }
     let effort = args.effort.map_or(Effort::Estimate, Effort::from);
     let options = PlanOptions { accuracy: args.accuracy.into(), effort, ..Default::default() };
     if let (Some(spec), Effort::Measure) = (&args.spec, effort) {
@@ -159,6 +166,36 @@ pub(crate) fn kernels(args: &args::Kernels, out: &mut dyn Write) -> Outcome {
         let choice = explain(spec, &options).map_err(refused)?;
         let isa = choice.isa.map(|isa| format!("/{isa}")).unwrap_or_default();
         writeln!(out, "\nauto takes {}{isa} for `{spec}`: {}", choice.algorithm, choice.reason)?;
+    }
+    Ok(())
+}
+
+/// The kernels of a backward pass: whether each plans, for the convolution that is given or for the smallest.
+fn backward(op: Op, args: &args::Kernels, out: &mut dyn Write) -> Outcome {
+    let smallest = "c1 h1 w1 o1 k1".parse().map_err(refused)?;
+    let spec = args.spec.unwrap_or(smallest);
+    machine::check_memory(&spec, 1, 1).map_err(refused)?;
+    let options = PlanOptions { accuracy: args.accuracy.into(), ..Default::default() };
+    let weights = vec![0.1; spec.weights_len()];
+    let state = |id: &str| match op {
+        Op::BackwardWeights => WeightsPlan::new(id, &spec, &options).map(|_| ()),
+        _ => DataPlan::new(id, &spec, &weights, &options).map(|_| ()),
+    };
+    let mut list = Vec::new();
+    for id in kernels_of(op) {
+        let error = state(id).err();
+        let missing = match &error {
+            Some(ConvError::Unsupported(_)) if args.spec.is_none() => None,
+            error => error.as_ref().map(ToString::to_string),
+        };
+        if args.json {
+            list.push(json!({"name": id, "available": missing.is_none(), "reason": missing}));
+        } else {
+            writeln!(out, "{id:24} {}", missing.unwrap_or_else(|| "available".to_owned()))?;
+        }
+    }
+    if args.json {
+        writeln!(out, "{:#}", serde_json::Value::Array(list))?;
     }
     Ok(())
 }
