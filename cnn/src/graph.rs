@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 use std::ops::Range;
 
-use kernels::{ConvSpec, SpecError};
+use kernels::{Activation, ConvSpec, SpecError};
 
 use crate::layer::{BatchNorm, Conv, Layer, Linear};
 use crate::{Error, Shape};
@@ -291,7 +291,8 @@ impl Graph {
                 Ok(Shape::Features(linear.out_features))
             }
             Layer::Lrn(lrn) => {
-                if lrn.size == 0 || !(lrn.k > 0.0) || !(lrn.alpha >= 0.0) {
+                let good = lrn.size > 0 && lrn.k > 0.0 && lrn.alpha >= 0.0;
+                if !good {
                     return Err(wrong(format!(
                         "size {}, k {} and alpha {} must be at least 1, more than 0 and at least 0",
                         lrn.size, lrn.k, lrn.alpha
@@ -330,10 +331,15 @@ impl Graph {
                 Shape::Features(_) => Ok(given),
                 Shape::Image { .. } => Err(refuse("features".to_owned())),
             },
-            Layer::Activation(kernels::Activation::Clamp { min, max }) if !(min <= max) => {
-                Err(wrong(format!("limits {min} and {max} must be in order")))
+            Layer::Activation(Activation::Clamp { min, max }) => {
+                let ordered = min <= max;
+                if ordered {
+                    Ok(given)
+                } else {
+                    Err(wrong(format!("limits {min} and {max} must be in order")))
+                }
             }
-            Layer::Activation(_) | Layer::Dropout(_) => Ok(given),
+            Layer::Activation(Activation::Relu) | Layer::Dropout(_) => Ok(given),
         }
     }
 }
