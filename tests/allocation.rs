@@ -10,7 +10,7 @@ use harness::verify::forms;
 use kernels::backward::{DataPlan, WeightsPlan};
 use kernels::matmul::{Matmul, Product, multiply};
 use kernels::pool::{PoolPlan, PoolSpec, Pooling};
-use kernels::{ConvSpec, Layout, PlanOptions, Workspace};
+use kernels::{ConvSpec, PlanOptions, Workspace};
 
 struct Counting;
 
@@ -142,7 +142,7 @@ fn runs_allocate_nothing() {
 
 fn poolings_allocate_nothing() {
     let pool = Pool::new(2).unwrap();
-    for layout in [Layout::Nchw, Layout::Nhwc] {
+    for layout in [kernels::Layout::Nchw, kernels::Layout::Nhwc] {
         let builder = PoolSpec::builder().batch(2).channels(40).input_size(50, 50).kernel(3, 3).stride(2, 2);
         let spec = builder.layout(layout).build().unwrap();
         let (input, grads) = (vec![1.0; spec.input_len()], vec![1.0; spec.output_len()]);

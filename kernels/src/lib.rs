@@ -82,6 +82,10 @@
 //! # Other batches and image sizes
 //! [`Plan::resized`] gives a plan of the same layer at another size, with the same packed weights.
 //!
+//! # Beside convolutions
+//! [`pool`] has maximum and average pooling, [`matmul`] matrix products for linear layers, [`backward`] the gradients of
+//! convolutions by data, which is transposed convolution, and by weights and bias. They are there in every build.
+//!
 //! # Which kernel is fast where
 //! | id | covers | fast where |
 //! |---|---|---|
