@@ -6,6 +6,7 @@ use std::ops::Range;
 use kernels::{Activation, ConvSpec, SpecError};
 
 use crate::layer::{BatchNorm, Conv, Layer, Linear};
+use crate::shape::MOST;
 use crate::{Error, Shape};
 
 /// The output of a layer, or the input of the network.
@@ -236,12 +237,16 @@ impl Graph {
 
     /// How many numbers are learned.
     pub fn parameter_count(&self) -> usize {
-        self.parameters.iter().filter(|p| p.role.is_learned()).map(Parameter::len).sum()
+        self.parameters
+            .iter()
+            .filter(|p| p.role.is_learned())
+            .map(Parameter::len)
+            .fold(0, usize::saturating_add)
     }
 
     /// Multiply-accumulates of convolutions and linear layers for one image.
     pub fn macs(&self) -> u64 {
-        self.nodes.iter().map(|node| self.macs_of(node)).sum()
+        self.nodes.iter().map(|node| self.macs_of(node)).fold(0, u64::saturating_add)
     }
 
     /// Multiply-accumulates of a layer for one image.
@@ -287,6 +292,13 @@ impl Graph {
             Layer::Linear(linear) => {
                 if given != Shape::Features(linear.in_features) {
                     return Err(refuse(format!("{} features", linear.in_features)));
+                }
+                let weights = linear.in_features.checked_mul(linear.out_features);
+                if weights.is_none_or(|count| count > MOST) {
+                    let (inputs, outputs) = (linear.in_features, linear.out_features);
+                    return Err(wrong(format!(
+                        "{inputs}×{outputs} weights do not fit this machine's address space"
+                    )));
                 }
                 Ok(Shape::Features(linear.out_features))
             }

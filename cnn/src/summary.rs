@@ -116,8 +116,8 @@ impl fmt::Display for Summary {
                 format!("{height}×{width}"),
             )?;
         }
-        let parameters: usize = self.rows.iter().map(|row| row.parameters).sum();
-        let macs: u64 = self.rows.iter().map(|row| row.macs).sum();
+        let parameters = self.rows.iter().map(|row| row.parameters).fold(0, usize::saturating_add);
+        let macs = self.rows.iter().map(|row| row.macs).fold(0, u64::saturating_add);
         write!(
             f,
             "{:<longest$}  {:<13}  {:>14}  {:>12}  {:>14}",
