@@ -399,7 +399,7 @@ pub(crate) struct Net {
     /// Print the table of layers instead: outputs, parameters, multiply-adds, receptive fields
     #[arg(long)]
     pub(crate) summary: bool,
-    /// Print a line of JSON for each batch and number of threads
+    /// Print JSON
     #[arg(long)]
     pub(crate) json: bool,
 }

@@ -17,6 +17,7 @@ pub(crate) fn net(args: &args::Net, out: &mut dyn Write) -> Outcome {
     }
     let time = Duration::try_from_secs_f64(args.time)
         .map_err(|_| refused(format!("--time is {}, but must be a number of seconds", args.time)))?;
+    let mut rows = Vec::new();
     for &batch in &args.batch {
         for &threads in &args.threads {
             let options = InferenceOptions {
@@ -28,14 +29,16 @@ pub(crate) fn net(args: &args::Net, out: &mut dyn Write) -> Outcome {
             };
             let timed = network::time(&graph, &options, time).map_err(refused)?;
             if args.json {
-                let row = json!({ "network": args.network, "kernel": args.kernel, "timed": timed });
-                writeln!(out, "{row}")?;
+                rows.push(json!({ "network": args.network, "kernel": args.kernel, "timed": timed }));
             } else {
                 write(args, &timed, out)?;
             }
         }
     }
-    Ok(())
+    match args.json {
+        true => Ok(writeln!(out, "{:#}", json!(rows))?),
+        false => Ok(()),
+    }
 }
 
 fn write(args: &args::Net, timed: &Timed, out: &mut dyn Write) -> Outcome {
