@@ -285,6 +285,25 @@ fn verify_counts_its_cases() {
 }
 
 #[test]
+fn net_times_a_network_and_its_layers() {
+    let text = good(&["net", "lenet5", "--batch", "1,3", "--time", "0"]);
+    assert_eq!(text.matches("images/s").count(), 2, "{text}");
+    assert!(text.contains("batch 3, threads 1") && text.contains("c1+relu1"), "{text}");
+    assert!(good(&["net", "resnet50", "--summary"]).ends_with("25 557 032   4 089 184 256\n"));
+    let rows = json(&["net", "lenet5", "--kernel", "direct", "--time", "0", "--json"]);
+    let (timed, layers) = (&rows[0]["timed"], &rows[0]["timed"]["layers"]);
+    assert!(timed["median_ms"].as_f64().unwrap() >= timed["fastest_ms"].as_f64().unwrap());
+    assert_eq!((layers.as_array().unwrap().len(), &timed["runs"]), (7, &3.into()));
+    assert!(layers[0]["kernel"].as_str().unwrap().starts_with("direct/"), "{rows}");
+    assert!(refusal(&["net", "lenet6"]).contains("`lenet6`, but must be lenet5"));
+    assert!(refusal(&["net", "lenet5", "--batch", "0"]).contains("the batch is 0"));
+    assert!(refusal(&["net", "lenet5", "--threads", "0"]).contains("threads"));
+    assert!(refusal(&["net", "lenet5", "--kernel", "fft"]).contains("fft"));
+    assert!(refusal(&["net", "lenet5", "--time", "-1"]).contains("-1"));
+    assert!(refusal(&["net", "resnet50", "--batch", "100000000"]).contains("of memory can be had"));
+}
+
+#[test]
 fn errors_measures_each_kernel_once() {
     let spec = "c8 h6 w7 o4 k3 p1";
     let list = json(&["errors", "--json", "--spec", spec]);

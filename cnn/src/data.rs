@@ -23,8 +23,12 @@ impl Dataset {
     /// Images one after the other, each channels, rows, columns.
     ///
     /// # Errors
-    /// When there are not as many images as labels.
+    /// When there are not as many images as labels, or the shape holds nothing.
     pub fn new(shape: Shape, images: Vec<f32>, labels: Vec<u8>) -> Result<Self, Error> {
+        if !shape.is_valid() {
+            let expected = "at least 1 in every extent and no larger than memory";
+            return Err(Error::Option { option: "an image's shape", value: shape.to_string(), expected });
+        }
         check_len("the images", images.len(), labels.len().saturating_mul(shape.len()))?;
         Ok(Dataset { shape, images, labels })
     }
@@ -183,6 +187,8 @@ mod tests {
         assert!(set().gather(&[10, 0], &mut images, &mut labels).unwrap_err().to_string().contains("10"));
         assert!(set().gather(&[1], &mut images, &mut labels).is_err());
         assert!(Dataset::new(Shape::Features(2), vec![0.0; 3], vec![0]).is_err());
+        assert!(Dataset::new(Shape::Features(0), vec![], vec![0]).is_err());
+        assert!(Dataset::new(Shape::image(usize::MAX, 2, 2), vec![], vec![]).is_err());
     }
 
     #[test]

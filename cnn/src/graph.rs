@@ -3,9 +3,10 @@
 use std::collections::HashSet;
 use std::ops::Range;
 
-use kernels::{ConvSpec, SpecError};
+use kernels::{Activation, ConvSpec, SpecError};
 
 use crate::layer::{BatchNorm, Conv, Layer, Linear};
+use crate::shape::MOST;
 use crate::{Error, Shape};
 
 /// The output of a layer, or the input of the network.
@@ -236,12 +237,16 @@ impl Graph {
 
     /// How many numbers are learned.
     pub fn parameter_count(&self) -> usize {
-        self.parameters.iter().filter(|p| p.role.is_learned()).map(Parameter::len).sum()
+        self.parameters
+            .iter()
+            .filter(|p| p.role.is_learned())
+            .map(Parameter::len)
+            .fold(0, usize::saturating_add)
     }
 
     /// Multiply-accumulates of convolutions and linear layers for one image.
     pub fn macs(&self) -> u64 {
-        self.nodes.iter().map(|node| self.macs_of(node)).sum()
+        self.nodes.iter().map(|node| self.macs_of(node)).fold(0, u64::saturating_add)
     }
 
     /// Multiply-accumulates of a layer for one image.
@@ -288,10 +293,18 @@ impl Graph {
                 if given != Shape::Features(linear.in_features) {
                     return Err(refuse(format!("{} features", linear.in_features)));
                 }
+                let weights = linear.in_features.checked_mul(linear.out_features);
+                if weights.is_none_or(|count| count > MOST) {
+                    let (inputs, outputs) = (linear.in_features, linear.out_features);
+                    return Err(wrong(format!(
+                        "{inputs}×{outputs} weights do not fit this machine's address space"
+                    )));
+                }
                 Ok(Shape::Features(linear.out_features))
             }
             Layer::Lrn(lrn) => {
-                if lrn.size == 0 || !(lrn.k > 0.0) || !(lrn.alpha >= 0.0) {
+                let good = lrn.size > 0 && lrn.k > 0.0 && lrn.alpha >= 0.0;
+                if !good {
                     return Err(wrong(format!(
                         "size {}, k {} and alpha {} must be at least 1, more than 0 and at least 0",
                         lrn.size, lrn.k, lrn.alpha
@@ -330,10 +343,15 @@ impl Graph {
                 Shape::Features(_) => Ok(given),
                 Shape::Image { .. } => Err(refuse("features".to_owned())),
             },
-            Layer::Activation(kernels::Activation::Clamp { min, max }) if !(min <= max) => {
-                Err(wrong(format!("limits {min} and {max} must be in order")))
+            Layer::Activation(Activation::Clamp { min, max }) => {
+                let ordered = min <= max;
+                if ordered {
+                    Ok(given)
+                } else {
+                    Err(wrong(format!("limits {min} and {max} must be in order")))
+                }
             }
-            Layer::Activation(_) | Layer::Dropout(_) => Ok(given),
+            Layer::Activation(Activation::Relu) | Layer::Dropout(_) => Ok(given),
         }
     }
 }

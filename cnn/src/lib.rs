@@ -35,6 +35,7 @@
 //!
 //! # Teach one
 //! See [`Training`], and the example `train_lenet`, which teaches LeNet-5 to read [`digits`] or MNIST's files.
+//! `LECTURE.md` goes through a lecture on such networks, with an example for each part.
 //!
 //! # Guarantees
 //! - Runs allocate nothing; activations share memory that is planned once.
@@ -69,3 +70,8 @@ pub use shape::Shape;
 pub use summary::{Row, Summary};
 pub use training::{Training, TrainingOptions};
 pub use weights::Weights;
+
+/// The examples of `LECTURE.md`, tested.
+#[cfg(doctest)]
+#[doc = include_str!("../LECTURE.md")]
+struct Lecture;

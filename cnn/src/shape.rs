@@ -26,7 +26,7 @@ pub enum Shape {
 }
 
 /// The most values of one image: far beyond any memory, far below where products of sizes overflow.
-const MOST: usize = isize::MAX as usize / 1024;
+pub(crate) const MOST: usize = isize::MAX as usize / 1024;
 
 impl Shape {
     /// Maps of `height × width` pixels.
@@ -34,12 +34,9 @@ impl Shape {
         Shape::Image { channels, height, width }
     }
 
-    /// Values of one image.
+    /// Values of one image; as many as can be counted where there are more.
     pub fn len(&self) -> usize {
-        match *self {
-            Shape::Image { channels, height, width } => channels * height * width,
-            Shape::Features(features) => features,
-        }
+        self.volume().iter().fold(1, |count: usize, &n| count.saturating_mul(n))
     }
 
     /// Whether there are none, which no shape of a graph has.
@@ -65,9 +62,7 @@ impl Shape {
 
     /// Whether every extent is at least 1 and the count fits with room for batches.
     pub(crate) fn is_valid(&self) -> bool {
-        let volume = self.volume();
-        let count = volume.iter().try_fold(1usize, |count, &n| count.checked_mul(n));
-        count.is_some_and(|count| (1..=MOST).contains(&count))
+        (1..=MOST).contains(&self.len())
     }
 }
 

@@ -116,8 +116,8 @@ impl fmt::Display for Summary {
                 format!("{height}×{width}"),
             )?;
         }
-        let parameters: usize = self.rows.iter().map(|row| row.parameters).sum();
-        let macs: u64 = self.rows.iter().map(|row| row.macs).sum();
+        let parameters = self.rows.iter().map(|row| row.parameters).fold(0, usize::saturating_add);
+        let macs = self.rows.iter().map(|row| row.macs).fold(0, u64::saturating_add);
         write!(
             f,
             "{:<longest$}  {:<13}  {:>14}  {:>12}  {:>14}",
@@ -138,7 +138,7 @@ fn grouped(n: u64) -> String {
     let digits = n.to_string();
     let mut text = String::new();
     for (i, digit) in digits.chars().enumerate() {
-        if i > 0 && (digits.len() - i) % 3 == 0 {
+        if i > 0 && (digits.len() - i).is_multiple_of(3) {
             text.push(' ');
         }
         text.push(digit);

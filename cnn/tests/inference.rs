@@ -197,6 +197,9 @@ fn what_cannot_be_built_names_layers_and_shapes() {
     let huge = message("huge", cnn::Conv::new(4, usize::MAX / 8, 1).into(), &[conv]);
     assert!(huge.contains("`huge`") && huge.contains("address space"), "{huge}");
     assert_eq!(net, before);
+    let mut long = Graph::new(Shape::Features(1 << 40)).unwrap();
+    let message = long.then("fc", Linear::new(1 << 40, 1 << 40)).unwrap_err().to_string();
+    assert!(message.contains("weights do not fit"), "{message}");
     assert!(Graph::new(Shape::image(0, 1, 1)).is_err());
     assert!(Graph::new(Shape::image(usize::MAX, 2, 2)).is_err());
     // A value of another graph.

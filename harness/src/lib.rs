@@ -11,6 +11,7 @@
 //!   [`compare`] sets two runs side by side, [`regret`] says what `auto` loses;
 //! - [`machine`] says what machine it is, [`provenance`] where rows come from, [`pinning`] keeps threads on
 //!   their cores, [`mod@file`] and [`npy`] write and read files;
+//! - [`network`] times whole networks;
 //! - [`pooling`], [`matmul`] and [`gradients`] do for poolings, matrix products and backward passes what those of the
 //!   first line do for convolutions.
 //!
@@ -33,6 +34,7 @@ pub mod limits;
 pub mod machine;
 pub mod matmul;
 pub mod measure;
+pub mod network;
 pub mod noise;
 pub mod npy;
 pub mod onnx;

@@ -2,8 +2,9 @@
 //! beside it, which must stay below 93 % or the digits would be too easy.
 //!
 //! `cargo run --release --example train_lenet` draws the digits; `-- --mnist FOLDER` reads MNIST's four files,
-//! not compressed, from a folder instead. `--seed N` and `--threads N` set those, `--output FOLDER` where
-//! `filters.png`, `maps.png`, `digits.png`, `loss.svg` and the weights go (`target/lenet` if not given).
+//! not compressed, from a folder instead. `--seed N` and `--threads N` set those. `--output FOLDER` is where the
+//! weights go, the learned filters, some digits, a digit's activation maps and the curve of the losses
+//! (`target/lenet` if not given).
 
 use std::error::Error;
 use std::path::{Path, PathBuf};

@@ -23,20 +23,22 @@ pub(crate) fn grid(
     columns: usize,
     scale: Scale,
 ) -> Result<(), Box<dyn Error>> {
-    /// Pixels of the picture for one of a map, and between maps.
-    const ZOOM: usize = 6;
+    /// Pixels between maps.
     const GAP: usize = 4;
+    // Pixels of the picture for one of a map.
+    let zoom = (120 / width).max(6);
     let maps = values.chunks_exact(height * width);
-    let rows = maps.len().div_ceil(columns);
-    let (cell_height, cell_width) = (height * ZOOM + GAP, width * ZOOM + GAP);
+    let columns = columns.min(maps.len());
+    let rows = maps.len().div_ceil(columns.max(1));
+    let (cell_height, cell_width) = (height * zoom + GAP, width * zoom + GAP);
     let size = [columns * cell_width + GAP, rows * cell_height + GAP];
     let mut pixels = vec![40u8; size[0] * size[1]];
     for (i, map) in maps.enumerate() {
         let most = map.iter().fold(1e-9f32, |most, x| most.max(x.abs()));
         let (top, left) = (GAP + i / columns * cell_height, GAP + i % columns * cell_width);
-        for y in 0..height * ZOOM {
-            for x in 0..width * ZOOM {
-                let value = map[y / ZOOM * width + x / ZOOM] / most;
+        for y in 0..height * zoom {
+            for x in 0..width * zoom {
+                let value = map[y / zoom * width + x / zoom] / most;
                 let grey = match scale {
                     Scale::Positive => value.max(0.0) * 255.0,
                     Scale::Signed => 127.5 + value * 127.5,

@@ -37,6 +37,8 @@ pub(crate) enum Command {
     Verify(Verify),
     /// Measure the kernels' rounding errors against float64, on data like a network's
     Errors(Errors),
+    /// Run a whole network on random weights and images: latency, images a second, time by layer
+    Net(Net),
     /// Print a completion script
     Completions {
         /// The shell to print it for
@@ -389,6 +391,34 @@ pub(crate) struct Errors {
     /// Kernels, separated by commas; by default all, with the best instruction set
     #[arg(long, value_name = "ID,…", value_delimiter = ',')]
     pub(crate) kernel: Vec<String>,
+    /// Print JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Net {
+    /// lenet5, alexnet, vgg16, resnet18, resnet50 or mobilenet_v2
+    #[arg(value_name = "NETWORK")]
+    pub(crate) network: String,
+    /// Images in each run, several numbers separated by commas
+    #[arg(long, value_name = "N,…", value_delimiter = ',', default_value = "1")]
+    pub(crate) batch: Vec<usize>,
+    /// Numbers of threads, separated by commas
+    #[arg(long, value_name = "N,…", value_delimiter = ',', default_value = "1")]
+    pub(crate) threads: Vec<usize>,
+    /// The kernel of the convolutions that it covers; auto computes the others
+    #[arg(long, value_name = "ID", default_value = "auto")]
+    pub(crate) kernel: String,
+    /// Which rounding errors auto may choose: those of summing, about twice, or about eight times those
+    #[arg(long, default_value = "standard")]
+    pub(crate) accuracy: AccuracyArg,
+    /// Measuring time for each batch and number of threads, in seconds
+    #[arg(long, value_name = "SECONDS", default_value_t = 2.0)]
+    pub(crate) time: f64,
+    /// Print the table of layers instead: outputs, parameters, multiply-adds, receptive fields
+    #[arg(long)]
+    pub(crate) summary: bool,
     /// Print JSON
     #[arg(long)]
     pub(crate) json: bool,

@@ -8,6 +8,7 @@ mod bench;
 mod compare;
 mod errors;
 mod facts;
+mod net;
 mod progress;
 mod report;
 mod run;
@@ -95,6 +96,7 @@ fn dispatch(command: Command, out: &mut dyn Write) -> Outcome {
         Command::Regret(args) => compare::regret(&args, out),
         Command::Report(args) => report::report(&args, out),
         Command::Verify(args) => verify::verify(&args, out),
+        Command::Net(args) => net::net(&args, out),
         Command::Completions { shell } => {
             let mut script = Vec::new();
             clap_complete::generate(shell, &mut Cli::command(), "convbench", &mut script);

@@ -1,0 +1,231 @@
+//! From a graph to steps: what is computed together, and in which buffer.
+
+use std::borrow::Cow;
+use std::mem;
+
+use kernels::matmul::Matmul;
+use kernels::{ConvError, PlanOptions};
+
+use super::{Change, InferenceOptions, Op, Source, Step, StepInfo, kernel_of};
+use crate::fusion::{Fused, Readers, fuse};
+use crate::graph::{Graph, Node, Value, conv_spec};
+use crate::layer::{Conv, Layer, Linear};
+use crate::ops::{norm, pool};
+use crate::slots::Slots;
+use crate::{Error, Weights};
+
+/// A step whose buffers are not known yet.
+struct Draft {
+    info: StepInfo,
+    op: Op,
+    /// What it reads, first what it may change in place.
+    inputs: Vec<Value>,
+    /// Whether the first input's memory becomes the output's: it must (`Some(true)`), or may if it is read no
+    /// more (`Some(false)`).
+    changes: Option<bool>,
+}
+
+/// The steps of a network, and the sizes of their buffers.
+pub(super) fn compile(
+    graph: &Graph,
+    weights: &Weights,
+    options: &InferenceOptions,
+) -> Result<(Vec<Step>, Vec<usize>), Error> {
+    let compiler = Compiler { graph, weights, options, readers: Readers::new(graph) };
+    let drafts = compiler.drafts()?;
+    Ok(compiler.place(drafts))
+}
+
+struct Compiler<'a> {
+    graph: &'a Graph,
+    weights: &'a Weights,
+    options: &'a InferenceOptions,
+    readers: Readers,
+}
+
+impl Compiler<'_> {
+    fn values(&self, index: usize) -> &[f32] {
+        &self.weights.all()[index]
+    }
+
+    fn drafts(&self) -> Result<Vec<Draft>, Error> {
+        let mut done = vec![false; self.graph.nodes().len()];
+        let mut drafts = Vec::new();
+        for (i, node) in self.graph.nodes().iter().enumerate() {
+            let handed_on = self.readers.root(Value(i + 1)) != Value(i + 1);
+            if !handed_on && !mem::replace(&mut done[i], true) {
+                let draft = self.draft(i, node)?;
+                // A layer that is computed along with an earlier one waits for no step of its own.
+                draft.1.iter().for_each(|&node| done[node] = true);
+                drafts.push(draft.0);
+            }
+        }
+        Ok(drafts)
+    }
+
+    fn draft(&self, i: usize, node: &Node) -> Result<(Draft, Vec<usize>), Error> {
+        let batch = self.options.batch;
+        let mut inputs: Vec<Value> = node.inputs().iter().map(|input| self.readers.root(*input)).collect();
+        let given = self.graph.shape(node.inputs()[0]);
+        let [channels, height, width] = given.volume();
+        let conv_error = |error| Error::Conv { layer: node.name().to_owned(), error };
+        let threads = self.options.threads;
+        let mut fused = Fused::default();
+        let (op, changes) = match node.layer() {
+            Layer::Conv(conv) => {
+                fused = self.fused(i);
+                inputs.splice(0..0, fused.sum);
+                (self.conv(node, conv, &fused).map_err(conv_error)?, fused.sum.map(|_| true))
+            }
+            Layer::Linear(linear) => {
+                fused = self.fused(i);
+                inputs.splice(0..0, fused.sum);
+                (self.linear(node, linear, &fused).map_err(conv_error)?, fused.sum.map(|_| true))
+            }
+            Layer::MaxPool(layer) => {
+                (Op::Pool(pool::max(layer, given, batch, threads).map_err(conv_error)?), None)
+            }
+            Layer::AvgPool(layer) => {
+                (Op::Pool(pool::average(layer, given, batch, threads).map_err(conv_error)?), None)
+            }
+            Layer::GlobalAvgPool => {
+                (Op::Pool(pool::global(given, batch, threads).map_err(conv_error)?), None)
+            }
+            Layer::Lrn(lrn) => (Op::Lrn(lrn.clone(), [channels, height * width]), None),
+            Layer::Activation(activation) => (Op::Change(Change::Activation(*activation)), Some(false)),
+            Layer::BatchNorm(layer) => {
+                let (factors, summands) = norm::affine(layer, self.norm_values(node));
+                (Op::Change(Change::Norm { factors, summands, pixels: height * width }), Some(false))
+            }
+            Layer::Softmax => (Op::Change(Change::Softmax(channels)), Some(false)),
+            // The second operand's place is known when its buffer is.
+            Layer::Add => (Op::Change(Change::Add(Source::Input, 0)), Some(false)),
+            Layer::Flatten | Layer::Dropout(_) => (Op::Change(Change::Nothing), Some(false)),
+        };
+        let nodes = fused.nodes.iter().map(|&i| &self.graph.nodes()[i]);
+        let name = nodes.fold(node.name().to_owned(), |name, node| format!("{name}+{}", node.name()));
+        let info = StepInfo {
+            value: Value(fused.nodes.last().map_or(i, |&last| last) + 1),
+            name,
+            kind: node.layer().kind(),
+            macs: self.graph.macs_of(node).saturating_mul(batch as u64),
+            kernel: match &op {
+                Op::Conv { plan, .. } => Some(plan.kernel_id().to_owned()),
+                _ => None,
+            },
+        };
+        Ok((Draft { info, op, inputs, changes }, fused.nodes))
+    }
+
+    fn norm_values(&self, node: &Node) -> [&[f32]; 4] {
+        let first = node.parameters().start;
+        [0, 1, 2, 3].map(|i| self.values(first + i))
+    }
+
+    fn plan_options(&self, fused: &Fused) -> PlanOptions {
+        PlanOptions {
+            threads: self.options.threads,
+            activation: fused.activation,
+            accumulate: fused.sum.is_some(),
+            accuracy: self.options.accuracy,
+            effort: self.options.effort,
+            ..Default::default()
+        }
+    }
+
+    fn fused(&self, i: usize) -> Fused {
+        if self.options.fuse { fuse(self.graph, &self.readers, i) } else { Fused::default() }
+    }
+
+    fn conv(&self, node: &Node, conv: &Conv, fused: &Fused) -> Result<Op, ConvError> {
+        let spec = conv_spec(conv, self.graph.shape(node.inputs()[0]), self.options.batch)?;
+        let kernel = kernel_of(conv, &self.options.kernel, &spec)?;
+        let first = node.parameters().start;
+        let bias = conv.bias.then(|| self.values(first + 1));
+        let (weights, bias) = self.folded(self.values(first), bias, fused);
+        Ok(Op::Conv { plan: kernel.plan(&spec, &weights, &self.plan_options(fused))?, bias })
+    }
+
+    fn linear(&self, node: &Node, linear: &Linear, fused: &Fused) -> Result<Op, ConvError> {
+        let first = node.parameters().start;
+        let (weights, bias) = self.folded(self.values(first), Some(self.values(first + 1)), fused);
+        let (inputs, outputs) = (linear.in_features, linear.out_features);
+        let weights = Matmul::new(inputs, outputs, &weights, true, &self.plan_options(fused))?;
+        Ok(Op::Linear { weights, bias })
+    }
+
+    /// Weights and bias with the factors and summands of a batch normalisation in them.
+    fn folded<'a>(
+        &self,
+        weights: &'a [f32],
+        bias: Option<&[f32]>,
+        fused: &Fused,
+    ) -> (Cow<'a, [f32]>, Option<Vec<f32>>) {
+        let node = fused.norm.map(|i| &self.graph.nodes()[i]);
+        let Some((node, Layer::BatchNorm(layer))) = node.map(|node| (node, node.layer())) else {
+            return (Cow::Borrowed(weights), bias.map(<[f32]>::to_vec));
+        };
+        let (factors, mut summands) = norm::affine(layer, self.norm_values(node));
+        let mut folded = weights.to_vec();
+        for (filter, factor) in folded.chunks_exact_mut(weights.len() / factors.len()).zip(&factors) {
+            filter.iter_mut().for_each(|w| *w *= factor);
+        }
+        for ((summand, factor), bias) in summands.iter_mut().zip(&factors).zip(bias.into_iter().flatten()) {
+            *summand += factor * bias;
+        }
+        (Cow::Owned(folded), Some(summands))
+    }
+
+    /// Gives each step its buffer; returns the sizes of these as well.
+    fn place(&self, drafts: Vec<Draft>) -> (Vec<Step>, Vec<usize>) {
+        let mut steps = Vec::new();
+        let count = self.graph.nodes().len() + 1;
+        let mut last_use = vec![0; count];
+        for (i, draft) in drafts.iter().enumerate() {
+            draft.inputs.iter().for_each(|input| last_use[input.0] = i);
+        }
+        last_use[self.readers.root(self.graph.last()).0] = usize::MAX;
+        let mut slots = Slots::default();
+        let mut places: Vec<Option<usize>> = vec![None; count];
+        for (i, Draft { info, mut op, mut inputs, changes }) in drafts.into_iter().enumerate() {
+            let len = self.options.batch * self.graph.shape(info.value).len();
+            let may = |value: &Value| places[value.0].is_some() && last_use[value.0] == i;
+            // A sum may be made in the memory of either.
+            if inputs.len() == 2 && changes == Some(false) && !may(&inputs[0]) {
+                inputs.swap(0, 1);
+            }
+            let twice = inputs.len() == 2 && inputs[0] == inputs[1];
+            let in_place = changes == Some(true) || (changes == Some(false) && may(&inputs[0]) && !twice);
+            let slot = match places[inputs[0].0] {
+                Some(slot) if in_place => slot,
+                _ => slots.take(len),
+            };
+            let source = |value: Value| places[value.0].map_or(Source::Input, Source::Slot);
+            let source_len = |value: Value| self.options.batch * self.graph.shape(value).len();
+            let operand = inputs.last().copied().unwrap_or(Graph::INPUT);
+            let read = if changes == Some(true) { operand } else { inputs[0] };
+            if let Op::Change(Change::Add(other, len)) = &mut op {
+                (*other, *len) = (source(operand), source_len(operand));
+            }
+            let step =
+                Step { source: source(read), source_len: source_len(read), info, op, in_place, slot, len };
+            for (j, input) in inputs.iter().enumerate() {
+                if let Some(place) = places[input.0]
+                    && last_use[input.0] == i
+                    && place != slot
+                    && !inputs[..j].contains(input)
+                {
+                    slots.give(place);
+                }
+            }
+            let value = step.info.value.0;
+            places[value] = Some(slot);
+            // What nobody reads leaves at once.
+            if last_use[value] == 0 {
+                slots.give(slot);
+            }
+            steps.push(step);
+        }
+        (steps, slots.sizes().to_vec())
+    }
+}
