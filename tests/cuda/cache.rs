@@ -118,8 +118,11 @@ fn without_a_folder_every_process_compiles() {
 #[test]
 fn processes_that_start_together_do_not_disturb_each_other() {
     let Some(_) = stand_in() else { return };
+    let alone = Folder::new("alone");
+    let kernels = compiled(start(&alone.0));
     let folder = Folder::new("together");
     let children: Vec<Child> = (0..6).map(|_| start(&folder.0)).collect();
-    let kernels = children.into_iter().map(compiled).max().unwrap();
+    // Each may find what another has just compiled.
+    assert!(children.into_iter().map(compiled).sum::<usize>() >= kernels);
     assert_eq!((folder.files().len(), compiled(start(&folder.0))), (kernels, 0));
 }

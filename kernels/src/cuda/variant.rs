@@ -167,7 +167,7 @@ pub(crate) static VARIANTS: &[Variant] = &[
     simt!(conv_fp32_nchw4_128x64, NCHW, 4, 128, 64, 8, 8, 3, Masked, 4; 0.81),
     simt!(conv_fp32_nchw4_64x64, NCHW, 4, 64, 64, 8, 4, 3, Masked, 5; 0.68),
     simt!(conv_fp32_nchw4_32x128, NCHW, 4, 32, 128, 8, 4, 3, Masked, 4; 0.65),
-    simt!(conv_fp32_nhwc4_128x128, NHWC, 4, 128, 128, 8, 8, 3, Masked, 2; 0.8),
+    simt!(conv_fp32_nhwc4_128x128, NHWC, 4, 128, 128, 8, 8, 3, Masked, 1; 0.76),
     simt!(conv_fp32_nhwc4_64x128, NHWC, 4, 64, 128, 8, 8, 3, Masked, 3; 0.78),
     simt!(conv_fp32_nhwc4_128x64, NHWC, 4, 128, 64, 8, 8, 3, Masked, 3; 0.78),
     simt!(conv_fp32_nhwc4_64x64, NHWC, 4, 64, 64, 4, 8, 3, Masked, 4; 0.65),

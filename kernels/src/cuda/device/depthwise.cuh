@@ -76,9 +76,9 @@ template <int KERNEL, int STRIDE, int ROWS> CONV_INLINE void depthwise(CONV_ARGU
     }
 }
 
-// Six blocks a multiprocessor: registers for many loads at once, and none spilled.
-#define CONV_DEPTHWISE(NAME, KERNEL, STRIDE, ROWS, THREADS)                                      \
-    extern "C" __global__ void __launch_bounds__(THREADS, 6) NAME(CONV_ARGUMENTS) {              \
-        depthwise<KERNEL, STRIDE, ROWS>(input, weights, offsets, bias, output, scratch, p);      \
-    }                                                                                            \
+// Six blocks a multiprocessor, and four where weights take more registers: many loads at once, and none spilled.
+#define CONV_DEPTHWISE(NAME, KERNEL, STRIDE, ROWS, THREADS)                                          \
+    extern "C" __global__ void __launch_bounds__(THREADS, KERNEL < 5 ? 6 : 4) NAME(CONV_ARGUMENTS) { \
+        depthwise<KERNEL, STRIDE, ROWS>(input, weights, offsets, bias, output, scratch, p);          \
+    }                                                                                                \
     CONV_REGISTER(NAME, THREADS)
