@@ -195,7 +195,7 @@ fn long_sums_of_one_sign() {
     // With one multiprocessor: a reduction is not cut into shorter parts.
     let device = Device::get(1).unwrap();
     let mut ran = 0;
-    for text in ["c4800 h4 w8 o72 k1", "c4800 h4 w8 o72 k1 nhwc"] {
+    for text in ["c9600 h5 w5 o64 k1", "c9600 h5 w5 o64 k1 nhwc"] {
         let spec: ConvSpec = text.parse().unwrap();
         let mut tensors = data::tensors(&spec, Kind::Real, 11);
         for buffer in [&mut tensors.input, &mut tensors.weights] {
