@@ -46,7 +46,7 @@
 mod data;
 pub mod digits;
 mod error;
-mod file;
+pub mod file;
 mod fusion;
 mod graph;
 mod inference;

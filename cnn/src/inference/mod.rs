@@ -148,7 +148,7 @@ impl Inference {
     /// or refuses (the layer is named), or memory cannot be had.
     pub fn new(graph: &Graph, weights: &Weights, options: &InferenceOptions) -> Result<Self, Error> {
         weights.check(graph)?;
-        check_batch(graph, options.batch)?;
+        check_extent(graph, options.batch, options.threads)?;
         let (steps, sizes) = compile::compile(graph, weights, options)?;
         let largest = steps.iter().filter_map(|step| match &step.op {
             Op::Conv { plan, .. } => Some(plan),
@@ -170,6 +170,11 @@ impl Inference {
     /// Images in each run.
     pub fn batch(&self) -> usize {
         self.batch
+    }
+
+    /// Values of a batch of images.
+    pub(crate) fn input_len(&self) -> usize {
+        self.input_len
     }
 
     /// The parts of a run, in order.
@@ -254,14 +259,17 @@ impl Inference {
     }
 }
 
-/// Fails where a batch of the network's activations does not fit.
-pub(crate) fn check_batch(graph: &Graph, batch: usize) -> Result<(), Error> {
+/// Fails for a network without layers, a batch whose activations do not fit, and no threads.
+pub(crate) fn check_extent(graph: &Graph, batch: usize, threads: usize) -> Result<(), Error> {
     if graph.nodes().is_empty() {
         return Err(Error::Option {
             option: "the number of layers",
             value: "0".to_owned(),
             expected: "at least 1",
         });
+    }
+    if threads == 0 {
+        return Err(Error::Option { option: "threads", value: "0".to_owned(), expected: "at least 1" });
     }
     let largest = (0..=graph.nodes().len()).map(|i| graph.shape(Value(i)).len()).max().unwrap_or(0);
     match largest.checked_mul(batch) {

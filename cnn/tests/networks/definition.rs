@@ -43,7 +43,6 @@ fn volume(shape: Shape) -> [usize; 3] {
 
 /// How batch normalisation normalises.
 #[derive(Clone, Copy, PartialEq)]
-#[allow(dead_code, reason = "each test file takes one")]
 pub(crate) enum Mode {
     Inference,
     Training,

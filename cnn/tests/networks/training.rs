@@ -1,15 +1,14 @@
 //! Gradients of every layer against differences of the float64 definition; training by seed and on threads.
 
-mod common;
-
 use cnn::{
     Conv, Error, Graph, Layer, Linear, Optimizer, Shape, Training, TrainingOptions, Weights, digits, networks,
 };
-use common::{Mode, Parameters, images, parameters, small_networks, used_weights};
 use rayon::ThreadPoolBuilder;
 
+use crate::definition::{self, Mode, Parameters, images, parameters, small_networks, used_weights};
+
 fn loss(net: &Graph, parameters: &Parameters, images: &[f64], labels: &[u8]) -> f64 {
-    let logits = common::network(net, parameters, images, labels.len(), Mode::Training).pop().unwrap();
+    let logits = definition::network(net, parameters, images, labels.len(), Mode::Training).pop().unwrap();
     let rows = logits.chunks_exact(logits.len() / labels.len()).zip(labels);
     let losses =
         rows.map(|(row, &label)| row.iter().map(|x| x.exp()).sum::<f64>().ln() - row[usize::from(label)]);
@@ -131,6 +130,23 @@ fn running_statistics_are_observed() {
     assert!((observed("norm.running_mean") - 3.0).abs() < 1e-4);
     // Of a sample: 14/3.
     assert!((observed("norm.running_var") - 14.0 / 3.0).abs() < 1e-4);
+}
+
+/// A step that fails changes no weights, running statistics neither; nor does a gradient without a step.
+#[test]
+fn only_steps_change_weights() {
+    let mut net = Graph::new(Shape::Features(1)).unwrap();
+    net.then("norm", cnn::BatchNorm::new(1)).unwrap();
+    net.then("scores", Linear::new(1, 2)).unwrap();
+    let weights = Weights::random(&net, 1).unwrap();
+    let options = TrainingOptions { batch: 2, ..Default::default() };
+    let mut training = Training::new(&net, weights.clone(), &options).unwrap();
+    assert!(training.step(&[1.0, f32::NAN], &[0, 1]).is_err());
+    training.differentiate(&[1.0, 2.0], &[0, 0]).unwrap();
+    assert_eq!(*training.weights(), weights);
+    training.step(&[1.0, 2.0], &[0, 0]).unwrap();
+    let changed = |i| training.weights().values(i) != weights.values(i);
+    assert!((0..weights.parameters().len()).all(changed));
 }
 
 /// Half of the values are dropped, the others doubled, and gradients go the same way.

@@ -1,10 +1,9 @@
 //! Inference against the definition of every layer in float64.
 
-mod common;
-
 use cnn::{Graph, Inference, InferenceOptions, Layer, Linear, Shape, networks};
-use common::{Mode, images, parameters, place, small_networks, used_weights};
 use rayon::ThreadPoolBuilder;
+
+use crate::definition::{self, Mode, images, parameters, place, small_networks, used_weights};
 
 /// Largest difference, as a share of the largest value.
 fn error(values: &[f32], exact: &[f64]) -> f64 {
@@ -40,7 +39,7 @@ fn check_layers(name: &str, net: &Graph, kernel: &str, batch: usize) {
             };
             let inputs: Vec<Vec<f64>> = node.inputs().iter().map(read).collect();
             let inputs: Vec<&[f64]> = inputs.iter().map(Vec::as_slice).collect();
-            let wanted = common::layer(net, node, &exact, &inputs, batch, Mode::Inference);
+            let wanted = definition::layer(net, node, &exact, &inputs, batch, Mode::Inference);
             let off = error(values, &wanted);
             assert!(off < 1e-5, "{name}, `{}` by {:?} with {kernel}: {off:.1e}", step.name, step.kernel);
             let algorithm = step.kernel.as_deref().unwrap_or_default().split('/').next();
@@ -92,7 +91,7 @@ fn fusing_changes_nothing_but_roundings() {
         let weights = used_weights(net, 11);
         let images = images(net, 3, 5);
         let wide: Vec<f64> = images.iter().map(|&x| f64::from(x)).collect();
-        let exact = common::network(net, &parameters(net, &weights), &wide, 3, Mode::Inference);
+        let exact = definition::network(net, &parameters(net, &weights), &wide, 3, Mode::Inference);
         let mut outputs = Vec::new();
         for (fuse, threads) in [(true, 1), (true, 2), (false, 1), (false, 3)] {
             let options = InferenceOptions { batch: 3, fuse, threads, ..Default::default() };
@@ -114,6 +113,21 @@ fn fusing_changes_nothing_but_roundings() {
     for name in ["l0+l1+l2", "short+bn+add1", "layer1.0.conv2+layer1.0.bn2+layer1.0.add+layer1.0.relu"] {
         assert!(fused_names.iter().any(|fused| fused == name), "{name}: {fused_names:?}");
     }
+}
+
+/// A window over more channels than there are is one over all.
+#[test]
+fn windows_may_be_larger_than_depths() {
+    let run = |size| {
+        let mut net = Graph::new(Shape::Features(3)).unwrap();
+        net.then("lrn", cnn::Lrn { size, alpha: size as f32, beta: 1.0, k: 1.0 }).unwrap();
+        let weights = cnn::Weights::random(&net, 1).unwrap();
+        let mut inference = Inference::new(&net, &weights, &InferenceOptions::default()).unwrap();
+        inference.run(&[1.0, 2.0, 3.0]).unwrap().to_vec()
+    };
+    // Over 1 + 1² + 2² + 3², which beta 1 takes as it is.
+    assert!(error(&run(6), &[1.0 / 15.0, 2.0 / 15.0, 3.0 / 15.0]) < 1e-6);
+    assert!(error(&run(usize::MAX), &[1.0 / 15.0, 2.0 / 15.0, 3.0 / 15.0]) < 1e-6);
 }
 
 /// Activations take turns in little memory.
@@ -141,7 +155,7 @@ fn what_cannot_be_run_is_an_error() {
     assert!(
         message(InferenceOptions { batch: usize::MAX, ..Default::default() }).starts_with("the batch is")
     );
-    assert!(message(InferenceOptions { threads: 0, ..Default::default() }).contains("threads"));
+    assert!(message(InferenceOptions { threads: 0, ..Default::default() }).starts_with("threads is 0"));
 
     let mut inference = Inference::new(&net, &weights, &InferenceOptions::default()).unwrap();
     let message = inference.run(&[0.0; 5]).unwrap_err().to_string();
@@ -156,6 +170,13 @@ fn what_cannot_be_run_is_an_error() {
     let weights = cnn::Weights::random(&refusing, 1).unwrap();
     let message = Inference::new(&refusing, &weights, &InferenceOptions::default()).unwrap_err().to_string();
     assert!(message.contains("layer `conv`") && message.contains("stride"), "{message}");
+
+    // Nothing that would need threads: they are refused all the same.
+    let mut still = Graph::new(Shape::Features(3)).unwrap();
+    still.then("relu", Layer::RELU).unwrap();
+    let weights = cnn::Weights::random(&still, 1).unwrap();
+    let none = InferenceOptions { threads: 0, ..Default::default() };
+    assert!(Inference::new(&still, &weights, &none).unwrap_err().to_string().starts_with("threads is 0"));
 
     let empty = Graph::new(Shape::Features(3)).unwrap();
     let weights = cnn::Weights::random(&empty, 1).unwrap();
