@@ -194,7 +194,7 @@ mod tests {
         let none = Dataset::new(Shape::Features(1 << 50), vec![], vec![]).unwrap();
         assert!(none.gather(&[0; 1 << 14], &mut images, &mut labels).is_err());
         let mut net = crate::Graph::new(Shape::Features(3)).unwrap();
-        net.then("softmax", crate::Layer::Softmax).unwrap();
+        net.then("softmax", crate::Layer::SOFTMAX).unwrap();
         let weights = crate::Weights::random(&net, 1).unwrap();
         let mut inference = Inference::new(&net, &weights, &Default::default()).unwrap();
         assert!(none.accuracy(&mut inference).is_err());

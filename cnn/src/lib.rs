@@ -52,6 +52,7 @@ mod graph;
 mod inference;
 mod layer;
 pub mod networks;
+pub mod onnx;
 mod ops;
 mod optimizer;
 mod shape;

@@ -54,6 +54,28 @@ impl Weights {
         })
     }
 
+    /// Weights that are known: one list for each of [`Graph::parameters`], in their order.
+    ///
+    /// ```
+    /// use cnn::{Graph, Linear, Shape, Weights};
+    ///
+    /// let mut net = Graph::new(Shape::Features(2))?;
+    /// net.then("sum", Linear::new(2, 1))?;
+    /// let weights = Weights::new(&net, vec![vec![1.0, 1.0], vec![0.0]])?;
+    /// assert_eq!(weights.get("sum.weight"), Some([1.0, 1.0].as_slice()));
+    /// # Ok::<(), cnn::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// When there are more or fewer lists, or one is of another length than its parameter.
+    pub fn new(graph: &Graph, values: Vec<Vec<f32>>) -> Result<Self, Error> {
+        check_len("the weights' tensors", values.len(), graph.parameters().len())?;
+        for (values, parameter) in values.iter().zip(graph.parameters()) {
+            check_len("a tensor of the weights", values.len(), parameter.len())?;
+        }
+        Ok(Weights { parameters: graph.parameters().to_vec(), values })
+    }
+
     fn made(graph: &Graph, mut fill: impl FnMut(&Parameter, &mut [f32])) -> Result<Self, Error> {
         let values = graph.parameters().iter().map(|parameter| {
             let mut values = zeros(parameter.len())?;

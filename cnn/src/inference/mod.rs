@@ -13,7 +13,8 @@ use kernels::{Accuracy, Activation, ConvError, ConvSpec, Effort, Plan, Workspace
 use crate::error::{check_len, zeros};
 use crate::graph::{Graph, Value};
 use crate::layer::{Conv, Lrn};
-use crate::ops::{lrn, norm, softmax::softmax};
+use crate::ops::softmax::{Lines, softmax};
+use crate::ops::{lrn, norm};
 use crate::{Error, Weights};
 
 /// How to prepare a network. Write `InferenceOptions { batch: 8, ..Default::default() }`.
@@ -93,7 +94,7 @@ enum Change {
     Nothing,
     Activation(Activation),
     Norm { factors: Vec<f32>, summands: Vec<f32>, pixels: usize },
-    Softmax(usize),
+    Softmax(Lines),
     Add(Source, usize),
 }
 
@@ -317,7 +318,7 @@ impl Step {
                     Change::Norm { factors, summands, pixels } => {
                         norm::apply(factors, summands, output, *pixels);
                     }
-                    Change::Softmax(classes) => softmax(output, *classes),
+                    Change::Softmax(lines) => softmax(output, *lines),
                     Change::Add(other, len) => {
                         let other = read(*other, *len);
                         output.iter_mut().zip(other).for_each(|(x, y)| *x += y);

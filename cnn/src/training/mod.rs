@@ -18,7 +18,7 @@ use crate::ops::pool;
 use crate::ops::softmax::cross_entropy;
 use crate::optimizer::{Optimizer, State};
 use crate::slots::Slots;
-use crate::{Error, Weights};
+use crate::{Error, Shape, Weights};
 
 /// How to train. Write `TrainingOptions { batch: 32, ..Default::default() }`.
 #[derive(Clone, Debug, PartialEq)]
@@ -69,7 +69,7 @@ struct Back {
 }
 
 /// A network in training: the loss is the cross entropy of softmax over what the last layer gives (a last
-/// [`Layer::Softmax`] is that of the loss).
+/// [`Layer::SOFTMAX`] over features is that of the loss).
 ///
 /// ```
 /// use cnn::{Optimizer, Training, TrainingOptions, Weights, networks};
@@ -122,7 +122,11 @@ impl Training {
         check_extent(graph, options.batch, options.threads)?;
         options.optimizer.check()?;
         let logits = match graph.node(graph.last()) {
-            Some(node) if matches!(node.layer(), Layer::Softmax) => node.inputs()[0],
+            Some(node)
+                if matches!((node.layer(), node.shape()), (Layer::Softmax { .. }, Shape::Features(_))) =>
+            {
+                node.inputs()[0]
+            }
             _ => graph.last(),
         };
         if !(1..=256).contains(&graph.shape(logits).len()) {

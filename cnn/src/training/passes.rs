@@ -13,7 +13,7 @@ use crate::Error;
 use crate::graph::{Graph, Value, conv_spec};
 use crate::inference::kernel_of;
 use crate::layer::Layer;
-use crate::ops::softmax::{softmax, softmax_backward};
+use crate::ops::softmax::{Lines, softmax, softmax_backward};
 use crate::ops::{activation_backward, lrn, norm};
 
 impl Training {
@@ -89,9 +89,9 @@ impl Training {
                     }
                 }
             }
-            Layer::Softmax => {
+            &Layer::Softmax { axis } => {
                 output.copy_from_slice(input);
-                softmax(output, channels);
+                softmax(output, Lines::along(node.shape(), axis));
             }
         }
         Ok(())
@@ -214,8 +214,8 @@ impl Training {
                 let products = grad_output.iter().zip(factors);
                 grad_input.iter_mut().zip(products).for_each(|(dx, (dy, factor))| *dx = dy * factor);
             }
-            (Layer::Softmax, _) => {
-                softmax_backward(output, grad_output, grad_input, node.shape().len());
+            (&Layer::Softmax { axis }, _) => {
+                softmax_backward(output, grad_output, grad_input, Lines::along(node.shape(), axis));
             }
             _ => grad_input.copy_from_slice(grad_output),
         }

@@ -120,12 +120,17 @@ pub(crate) fn layer(
         }
         Layer::Add => x.iter().zip(inputs[1]).map(|(a, b)| a + b).collect(),
         Layer::Flatten | Layer::Dropout(_) => x.to_vec(),
-        Layer::Softmax => {
-            let rows = x.chunks_exact(channels).flat_map(|row| {
-                let sum: f64 = row.iter().map(|x| x.exp()).sum();
-                row.iter().map(move |x| x.exp() / sum)
-            });
-            rows.collect()
+        Layer::Softmax { axis } => {
+            let place = |i: usize| {
+                let mut place =
+                    [i / (channels * pixels), i / pixels % channels, i / width % height, i % width];
+                place[axis + 1] = usize::MAX;
+                place
+            };
+            let sum = |i: usize| -> f64 {
+                (0..x.len()).filter(|&j| place(j) == place(i)).map(|j| x[j].exp()).sum()
+            };
+            (0..x.len()).map(|i| x[i].exp() / sum(i)).collect()
         }
         other => panic!("no definition of {other:?}"),
     }
@@ -181,8 +186,9 @@ fn pooling(
             let start = [i / columns * pool.stride[0], i % columns * pool.stride[1]];
             let mut window = Vec::new();
             let mut padded = 0;
-            for at in start[0]..start[0] + pool.window[0] {
-                for along in start[1]..start[1] + pool.window[1] {
+            for r in 0..pool.window[0] {
+                for s in 0..pool.window[1] {
+                    let [at, along] = [start[0] + r * pool.dilation[0], start[1] + s * pool.dilation[1]];
                     let p = pool.padding;
                     // What ceil mode has beyond the padding is nothing.
                     padded += usize::from(at < height + p.top + p.bottom && along < width + p.left + p.right);
@@ -287,6 +293,20 @@ pub(crate) fn small_networks() -> Vec<(&'static str, Graph)> {
                 ],
             ),
         ),
+        (
+            "apart",
+            chain(
+                Shape::image(2, 7, 9),
+                vec![
+                    conv(2, 3, 1).into(),
+                    Layer::MaxPool(Pool { dilation: [2, 3], ..Pool::new(2).stride(1) }),
+                    Layer::Softmax { axis: 2 },
+                    Layer::AvgPool(Pool { dilation: [2, 1], ..Pool::new(2).stride(1) }),
+                    Layer::SOFTMAX,
+                    Layer::Softmax { axis: 1 },
+                ],
+            ),
+        ),
         ("global", chain(Shape::image(2, 5, 4), vec![conv(2, 6, 2).into(), Layer::GlobalAvgPool])),
         (
             "lrn",
@@ -317,7 +337,7 @@ pub(crate) fn small_networks() -> Vec<(&'static str, Graph)> {
                     Linear::new(16, 9).into(),
                     BatchNorm::new(9).into(),
                     Layer::RELU,
-                    Layer::Softmax,
+                    Layer::SOFTMAX,
                 ],
             ),
         ),

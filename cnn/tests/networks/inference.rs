@@ -213,7 +213,10 @@ fn what_cannot_be_built_names_layers_and_shapes() {
     assert!(message("input", Layer::RELU, &[conv]).contains("its name must be new"));
     assert!(message("relu", Layer::RELU, &[]).contains("reads 0 layers, but ReLU takes 1"));
     assert!(message("norm", cnn::BatchNorm::new(5).into(), &[conv]).contains("wants 5 channels"));
-    assert!(message("softmax", Layer::Softmax, &[conv]).contains("wants features"));
+    assert!(
+        message("softmax", Layer::Softmax { axis: 3 }, &[conv])
+            .contains("its axis is 3, but must be below 3")
+    );
     assert!(message("drop", Layer::Dropout(1.0), &[conv]).contains("probability of 1"));
     let huge = message("huge", cnn::Conv::new(4, usize::MAX / 8, 1).into(), &[conv]);
     assert!(huge.contains("`huge`") && huge.contains("address space"), "{huge}");

@@ -50,6 +50,16 @@ pub(super) enum Stop {
     Before(Rc<str>),
 }
 
+impl Stop {
+    /// Why, wherever that was.
+    pub(super) fn into_reason(self) -> String {
+        match self {
+            Stop::Here(what) => what,
+            Stop::Before(why) => why.to_string(),
+        }
+    }
+}
+
 impl From<String> for Stop {
     fn from(what: String) -> Self {
         Stop::Here(what)

@@ -1,53 +1,49 @@
 //! The convolutions of a model.
 
 use kernels::{ConvSpec, Padding};
-use prost::Message;
+use prost::bytes::Bytes;
 
 use super::attributes::{int, ints};
+use super::decode;
 use super::infer::{Values, order, title};
-use super::proto::{Graph, Model, Node};
-use super::value::{Axis, Op, Stop, Value};
+use super::proto::Node;
+use super::value::{Axis, Op, Stop};
 use super::window::{Window, numbers};
-use super::wire;
-use crate::layers::{Collection, Layer, LayerError, Same, Skipped, token};
-use crate::machine;
+use crate::Error;
 
-/// The first byte of a model, the tag of its version: text does not begin with it.
-pub const FIRST_BYTE: u8 = 0x08;
+/// A convolution of a model.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Found {
+    /// What the file calls its node, or the node's output; may be empty.
+    pub name: String,
+    /// Its operator.
+    pub operator: String,
+    /// Its shape, or why it cannot be computed here.
+    pub spec: Result<ConvSpec, String>,
+}
 
-/// The layers of a model: its convolutions, those of one shape counted as one, and those that cannot be measured.
+/// The convolutions of a model, whatever else is in it.
 ///
 /// Shapes follow from the model's inputs through the operators of feed-forward networks, and from what the file
 /// states; a batch without a size is 1. Weights are not looked at, only their shapes: they may lie in another
-/// file. `source` is the file's name, for errors and for the network's name.
+/// file.
 ///
 /// # Errors
-/// When the bytes are no model; when a convolution's shape is not known, with the node where knowledge ends; when
-/// there is no convolution.
-pub fn layers(bytes: &[u8], source: &str) -> Result<(Vec<Layer>, Vec<Skipped>), LayerError> {
-    let error = |what: String| LayerError::whole(source, what);
-    let graph = decode(bytes).map_err(error)?;
-    let mut collection = Collection::new(source, Same::Spec);
-    let mut skipped = Vec::new();
+/// When the bytes are no model; when a convolution's shape is not known, with the node where knowledge ends.
+pub fn convolutions(bytes: &[u8]) -> Result<Vec<Found>, Error> {
+    find(bytes).map_err(Error::Model)
+}
+
+fn find(bytes: &[u8]) -> Result<Vec<Found>, String> {
+    let graph = decode(Bytes::copy_from_slice(bytes))?.graph.unwrap_or_default();
+    let mut found = Vec::new();
     let mut values = Values::of(&graph);
-    for node in order(&graph).map_err(error)? {
-        let mut skip = |reason: &str| {
-            skipped.push(Skipped { name: name(node), reason: reason.to_owned() });
-        };
-        if !is_known_domain(node) {
-            values.infer(node);
-            continue;
-        }
+    for node in order(&graph)? {
+        let mut add = |spec| found.push(Found { name: name(node), operator: node.op_type.clone(), spec });
+        let mut skip = |reason: &str| add(Err(reason.to_owned()));
         match node.op_type.as_str() {
-            "Conv" | "FusedConv" => {
-                let convolution = convolution(&values.op(node)).map_err(|stop| error(refusal(node, stop)))?;
-                match convolution.spec {
-                    Ok(spec) => collection.add(&name(node), 1, spec),
-                    Err(reason) => skip(&reason),
-                }
-                values.set(node, Ok(vec![Value::of_shape(convolution.output)]));
-                continue;
-            }
+            _ if !is_known_domain(node) => {}
+            "Conv" | "FusedConv" => add(shapes(&values.op(node)).map_err(|stop| refusal(node, stop))?.spec),
             "ConvTranspose" => skip("is a transposed convolution"),
             "QLinearConv" | "ConvInteger" => skip("computes with 8-bit integers, not f32"),
             "DeformConv" => skip("is a deformable convolution"),
@@ -56,33 +52,7 @@ pub fn layers(bytes: &[u8], source: &str) -> Result<(Vec<Layer>, Vec<Skipped>), 
         }
         values.infer(node);
     }
-    let layers = collection.into_layers();
-    match (layers.is_empty(), skipped.first()) {
-        (false, _) => Ok((layers, skipped)),
-        (true, None) => Err(error("no convolution in it".to_owned())),
-        (true, Some(Skipped { name, reason })) => {
-            let count = skipped.len();
-            Err(error(format!(
-                "no convolution in it that can be measured ({count} skipped: `{name}` {reason})"
-            )))
-        }
-    }
-}
-
-fn decode(bytes: &[u8]) -> Result<Graph, String> {
-    const NO_MODEL: &str = "is no ONNX model, or is cut off";
-    let needed = wire::decoded_size(bytes).ok_or(NO_MODEL)?;
-    let available = machine::available_memory();
-    if needed > available {
-        let [needed, available] = [needed, available].map(machine::bytes);
-        return Err(format!("needs up to {needed} to be read, but only {available} of memory can be had"));
-    }
-    let model = Model::decode(bytes).map_err(|_| NO_MODEL)?;
-    match model.graph {
-        Some(graph) if !graph.node.is_empty() => Ok(graph),
-        Some(_) => Err("is an ONNX model without nodes, or no ONNX model".to_owned()),
-        None => Err("is no ONNX model: it has no graph".to_owned()),
-    }
+    Ok(found)
 }
 
 /// Whether an operator is one of ONNX's own, or of ONNX Runtime's additions to them.
@@ -92,10 +62,7 @@ pub(super) fn is_known_domain(node: &Node) -> bool {
 
 fn name(node: &Node) -> String {
     let name = if node.name.is_empty() { node.output.first() } else { Some(&node.name) };
-    match name.map(|name| token(name)) {
-        Some(name) if !name.is_empty() => name,
-        _ => node.op_type.clone(),
-    }
+    name.cloned().unwrap_or_default()
 }
 
 fn refusal(node: &Node, stop: Stop) -> String {
@@ -107,10 +74,10 @@ fn refusal(node: &Node, stop: Stop) -> String {
     }
 }
 
-/// A convolution, if it can be a layer, and the shape of its output in any case.
-struct Convolution {
-    spec: Result<ConvSpec, String>,
-    output: Vec<Axis>,
+/// A convolution, if it can be computed here, and the shape of its output in any case.
+pub(super) struct Shapes {
+    pub(super) spec: Result<ConvSpec, String>,
+    pub(super) output: Vec<Axis>,
 }
 
 /// One of the two axes of a layer.
@@ -136,7 +103,8 @@ impl Side {
     }
 }
 
-fn convolution(op: &Op) -> Result<Convolution, Stop> {
+/// What the shapes of a convolution's input and weights make of its attributes.
+pub(super) fn shapes(op: &Op) -> Result<Shapes, Stop> {
     let (input, weights) = (op.value(0)?, op.value(1)?);
     let unknown = |what: &str, name: String| Stop::Here(format!("{what} of `{name}` is not known"));
     let [batch, channels, sizes @ ..] = input.shape.as_slice() else {
@@ -190,8 +158,8 @@ fn convolution(op: &Op) -> Result<Convolution, Stop> {
         1 => (Side::ONE, Side::of(&window, 0, sizes[0])),
         2 => (Side::of(&window, 0, sizes[0]), Side::of(&window, 1, sizes[1])),
         axes => {
-            let reason = format!("has {axes} spatial axes, but only 1 or 2 can be measured");
-            return Ok(Convolution { spec: Err(reason), output });
+            let reason = format!("has {axes} spatial axes, but only 1 or 2 are supported");
+            return Ok(Shapes { spec: Err(reason), output });
         }
     };
     let spec = ConvSpec::builder()
@@ -211,5 +179,5 @@ fn convolution(op: &Op) -> Result<Convolution, Stop> {
         .groups(groups)
         .build()
         .map_err(|error| error.to_string())?;
-    Ok(Convolution { spec: Ok(spec), output })
+    Ok(Shapes { spec: Ok(spec), output })
 }

@@ -51,6 +51,11 @@ impl<'a> Values<'a> {
         Op { node, inputs: node.input.iter().map(input).collect() }
     }
 
+    /// What is known of a value; `None` as well if nothing is.
+    pub(super) fn get(&self, name: &str) -> Option<&Value> {
+        self.known.get(name)?.as_ref().ok()
+    }
+
     /// What the operator's rule says of a node's outputs.
     pub(super) fn infer(&mut self, node: &'a Node) {
         let outputs = rules::infer(&self.op(node));
@@ -58,7 +63,7 @@ impl<'a> Values<'a> {
     }
 
     /// Notes a node's outputs; what is not known of them may be stated by the file.
-    pub(super) fn set(&mut self, node: &'a Node, outputs: Result<Vec<Value>, Stop>) {
+    fn set(&mut self, node: &'a Node, outputs: Result<Vec<Value>, Stop>) {
         let checked =
             |values: Vec<Value>| values.into_iter().map(Value::checked).collect::<Result<Vec<_>, _>>();
         let here = |what: String| -> Rc<str> {

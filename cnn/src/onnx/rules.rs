@@ -1,7 +1,7 @@
 //! What each operator makes of shapes.
 
 use super::attributes::{float, floats, int, ints, tensor};
-use super::convolutions::is_known_domain;
+use super::convolutions::{self, is_known_domain};
 use super::rearrange;
 use super::value::{Axis, Numbers, Op, Stop, Value, axis, product};
 use super::window::{TOO_LARGE, Window, numbers};
@@ -82,6 +82,7 @@ pub(super) fn infer(op: &Op) -> Outputs {
         "Gemm" => one(gemm(op)),
         "MatMul" => one(matmul(op)),
         "ConvTranspose" => one(transposed_convolution(op)),
+        "Conv" | "FusedConv" => one(convolutions::shapes(op).map(|shapes| Value::of_shape(shapes.output))),
         "QLinearConv" => one(convolution(op, 3)),
         "ConvInteger" | "DeformConv" => one(convolution(op, 1)),
         "Resize" | "Upsample" => one(resized(op)),

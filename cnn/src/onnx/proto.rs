@@ -1,7 +1,22 @@
-//! The messages of ONNX that this program needs, by the field numbers of `onnx.proto`; other fields are
-//! skipped when they are read.
+//! The messages of ONNX that networks need, by the field numbers of `onnx.proto`; other fields are skipped when
+//! they are read.
+//!
+//! ```
+//! use cnn::onnx::proto::{Attribute, Model, Node};
+//! use prost::Message;
+//!
+//! let node = Node { op_type: "Relu".to_owned(), ..Default::default() };
+//! assert_eq!(Node::decode(node.encode_to_vec().as_slice())?, node);
+//! # Ok::<(), prost::DecodeError>(())
+//! ```
 
+use prost::bytes::Bytes;
 use prost::{Message, Oneof};
+
+/// Type of elements that are float32.
+pub const FLOAT: i32 = 1;
+/// Type of elements that are int64.
+pub const INT64: i32 = 7;
 
 /// A model.
 #[derive(Clone, PartialEq, Message)]
@@ -112,21 +127,24 @@ pub struct Tensor {
     /// Extents.
     #[prost(int64, repeated, packed = "false", tag = "1")]
     pub dims: Vec<i64>,
-    /// Type of the elements: 1 float, 7 int64.
+    /// Type of the elements: [`FLOAT`], [`INT64`] or another one.
     #[prost(int32, tag = "2")]
     pub data_type: i32,
     /// Elements that are floats.
     #[prost(float, repeated, packed = "true", tag = "4")]
     pub float_data: Vec<f32>,
+    /// Elements that are int32, or anything smaller.
+    #[prost(int32, repeated, packed = "true", tag = "5")]
+    pub int32_data: Vec<i32>,
     /// Elements that are int64.
     #[prost(int64, repeated, packed = "true", tag = "7")]
     pub int64_data: Vec<i64>,
     /// The name.
     #[prost(string, tag = "8")]
     pub name: String,
-    /// Elements as little-endian bytes, instead of the fields above.
-    #[prost(bytes = "vec", tag = "9")]
-    pub raw_data: Vec<u8>,
+    /// Elements as little-endian bytes, instead of the fields above; decoded from [`Bytes`], a part of them.
+    #[prost(bytes = "bytes", tag = "9")]
+    pub raw_data: Bytes,
     /// 1 when the elements are in another file.
     #[prost(int32, tag = "14")]
     pub data_location: i32,
@@ -187,4 +205,49 @@ pub enum Extent {
     /// A name that stands for its size.
     #[prost(string, tag = "2")]
     Name(String),
+}
+
+impl Attribute {
+    /// An attribute that is a float.
+    pub fn float(name: &str, value: f32) -> Self {
+        Attribute { name: name.to_owned(), f: value, kind: 1, ..Default::default() }
+    }
+
+    /// An attribute that is an integer.
+    pub fn int(name: &str, value: i64) -> Self {
+        Attribute { name: name.to_owned(), i: value, kind: 2, ..Default::default() }
+    }
+
+    /// An attribute that is integers.
+    pub fn ints(name: &str, values: &[usize]) -> Self {
+        let ints = values.iter().map(|&n| n as i64).collect();
+        Attribute { name: name.to_owned(), ints, kind: 7, ..Default::default() }
+    }
+}
+
+impl Tensor {
+    /// A tensor of float32.
+    pub fn float(name: &str, dims: &[usize], values: &[f32]) -> Self {
+        Tensor {
+            dims: dims.iter().map(|&n| n as i64).collect(),
+            data_type: FLOAT,
+            name: name.to_owned(),
+            raw_data: values.iter().flat_map(|value| value.to_le_bytes()).collect(),
+            ..Default::default()
+        }
+    }
+}
+
+impl ValueInfo {
+    /// A tensor of float32.
+    pub fn float(name: &str, dim: Vec<Dimension>) -> Self {
+        let tensor_type = Some(TensorType { elem_type: FLOAT, shape: Some(Shape { dim }) });
+        ValueInfo { name: name.to_owned(), r#type: Some(Type { tensor_type }) }
+    }
+}
+
+impl From<usize> for Dimension {
+    fn from(size: usize) -> Self {
+        Dimension { extent: Some(Extent::Value(size as i64)) }
+    }
 }

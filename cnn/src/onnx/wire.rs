@@ -59,7 +59,7 @@ impl Message {
 
     /// Whether a field holds packed numbers, which may be a byte each and are eight in memory.
     fn is_packed(self, field: u64) -> bool {
-        matches!((self, field), (Message::Tensor, 1 | 7) | (Message::Attribute, 8))
+        matches!((self, field), (Message::Tensor, 1 | 5 | 7) | (Message::Attribute, 8))
     }
 }
 
@@ -134,7 +134,7 @@ mod tests {
 
     #[test]
     fn weights_are_counted_once() {
-        let tensor = proto::Tensor { raw_data: vec![1; 1_000_000], ..Default::default() };
+        let tensor = proto::Tensor { raw_data: vec![1; 1_000_000].into(), ..Default::default() };
         let graph = proto::Graph { initializer: vec![tensor], ..Default::default() };
         let bytes = proto::Model { graph: Some(graph), ..Default::default() }.encode_to_vec();
         let size = decoded_size(&bytes).unwrap();

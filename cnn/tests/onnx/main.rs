@@ -1,0 +1,5 @@
+//! Networks in ONNX's format: written and read again, by every operator, broken.
+
+mod damage;
+mod operators;
+mod round_trip;
