@@ -284,10 +284,10 @@ fn input_shape(input: &ValueInfo) -> Result<(Shape, Option<usize>, usize), Strin
             extents.len() + 1
         ));
     }
-    let shape = match fixed.collect::<Result<Vec<_>, _>>()?.as_slice() {
-        &[features] => Shape::Features(features),
-        &[channels, width] => Shape::image(channels, 1, width),
-        &[channels, height, width] => Shape::image(channels, height, width),
+    let shape = match fixed.collect::<Result<Vec<_>, _>>()?[..] {
+        [features] => Shape::Features(features),
+        [channels, width] => Shape::image(channels, 1, width),
+        [channels, height, width] => Shape::image(channels, height, width),
         _ => return Err(format!("the input `{name}` has 1 axis, but must have 2 to 4")),
     };
     Ok((shape, size(&batch.extent), extents.len() + 1))

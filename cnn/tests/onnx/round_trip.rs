@@ -58,15 +58,8 @@ fn output(graph: &Graph, weights: &Weights) -> Vec<f32> {
 
 #[test]
 fn networks_come_back() {
-    let small = |name: &str| networks::sized(name, Shape::image(3, 64, 64), 10).unwrap();
-    let nets = [
-        all_layers(),
-        networks::lenet5().unwrap(),
-        small("alexnet"),
-        small("resnet18"),
-        small("resnet50"),
-        small("mobilenet_v2"),
-    ];
+    let small = |name: &str| networks::sized(name, Shape::image(3, 32, 32), 10).unwrap();
+    let nets = [all_layers(), networks::lenet5().unwrap(), small("resnet18"), small("mobilenet_v2")];
     for (net, batch) in nets.iter().zip([None, Some(1), Some(8)].into_iter().cycle()) {
         let weights = Weights::random(net, 3).unwrap();
         let bytes = onnx::write(net, &weights, batch).unwrap();
