@@ -2,7 +2,7 @@
 
 use super::attributes::{int, ints};
 use super::rules::broadcast;
-use super::value::{Axis, Numbers, Op, Stop, Value, axis, product};
+use super::value::{Axis, MOST_NUMBERS, Numbers, Op, Stop, Value, axis, product};
 use super::window::{TOO_LARGE, numbers};
 
 pub(super) fn concat(op: &Op) -> Result<Value, Stop> {
@@ -30,6 +30,7 @@ pub(super) fn concat(op: &Op) -> Result<Value, Stop> {
     }
     let lists = values.iter().map(|value| value.ints().filter(|_| value.shape.len() == 1));
     let joined: Option<Vec<&[i64]>> = lists.collect();
+    let joined = joined.filter(|lists| lists.iter().map(|list| list.len()).sum::<usize>() <= MOST_NUMBERS);
     Ok(Value { shape, numbers: joined.map(|lists| Numbers::Ints(lists.concat())) })
 }
 

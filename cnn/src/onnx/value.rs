@@ -15,7 +15,7 @@ const MOST_AXES: usize = 16;
 const MOST_EXTENT: usize = i64::MAX as usize;
 
 /// Most elements that are kept: a shape's, or a few more.
-const MOST_NUMBERS: usize = 64;
+pub(super) const MOST_NUMBERS: usize = 64;
 
 /// Elements that shapes are computed from.
 #[derive(Clone, Debug, PartialEq)]
