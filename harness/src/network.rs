@@ -142,14 +142,16 @@ fn median(times: &mut [f64]) -> f64 {
     times.get(times.len() / 2).copied().unwrap_or(f64::NAN)
 }
 
-/// Refuses what would not fit memory: weights, packed ones up to five times as large (Winograd's), two of the
-/// largest activations.
+/// Refuses what would not fit memory: weights, packed ones up to five times as large (Winograd's), images, two of
+/// the largest activations.
 ///
 /// # Errors
 /// The amounts.
 pub fn check_memory(net: &Graph, batch: usize) -> Result<(), String> {
     let largest = net.nodes().iter().map(|node| node.shape().len()).max().unwrap_or(0);
-    let activations = largest.checked_mul(batch).and_then(|values| values.checked_mul(2));
+    let image = net.input_shape().len();
+    let activations =
+        largest.checked_mul(2).and_then(|n| n.checked_add(image)).and_then(|n| n.checked_mul(batch));
     let values = activations.and_then(|values| values.checked_add(net.parameter_count().checked_mul(6)?));
     let needed = values.and_then(|values| values.checked_mul(4)).map(|bytes| bytes as u64);
     let free = machine::available_memory();
