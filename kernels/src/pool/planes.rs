@@ -172,6 +172,7 @@ impl Taps {
         simd: S,
         at: usize,
     ) -> (S::F32, S::F32) {
+        debug_assert!(!WHOLE || at + STRIDE * S::LANES <= self.len);
         let p = self.input.wrapping_add(at);
         // SAFETY: by the caller's promise, and no more lanes than the plane has.
         unsafe {
@@ -196,6 +197,7 @@ impl Taps {
         at: usize,
         (here, beside): (S::F32, S::F32),
     ) {
+        debug_assert!(!WHOLE || at + STRIDE * S::LANES <= self.len);
         let both = if STRIDE == 1 { (here, beside) } else { simd.zip_mixed(here, beside) };
         for (i, v) in [both.0, both.1].into_iter().enumerate().take(STRIDE) {
             let at = at + i * S::LANES;

@@ -122,7 +122,7 @@ unsafe impl Simd for Wide {
     #[inline(always)]
     fn zip_mixed(self, even: V, odd: V) -> (V, V) {
         let (even, odd) = (even.to_array(), odd.to_array());
-        let at = |i: usize| if i % 2 == 0 { even[i / 2] } else { odd[i / 2] };
+        let at = |i: usize| if i.is_multiple_of(2) { even[i / 2] } else { odd[i / 2] };
         (V::new(std::array::from_fn(at)), V::new(std::array::from_fn(|i| at(LANES + i))))
     }
 
