@@ -127,7 +127,7 @@ fn median(times: &mut [f64]) -> f64 {
 
 /// Refuses what would not fit memory: weights, packed ones up to five times as large (Winograd's), two of the
 /// largest activations.
-fn check_memory(net: &Graph, batch: usize) -> Result<(), String> {
+pub(crate) fn check_memory(net: &Graph, batch: usize) -> Result<(), String> {
     let largest = net.nodes().iter().map(|node| node.shape().len()).max().unwrap_or(0);
     let activations = largest.checked_mul(batch).and_then(|values| values.checked_mul(2));
     let values = activations.and_then(|values| values.checked_add(net.parameter_count().checked_mul(6)?));
