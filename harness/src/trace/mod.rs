@@ -111,7 +111,7 @@ impl Trace {
         };
         let shape = [channels, height, width];
         let conv = convolution(&graph, options.layer.as_deref())?;
-        network::check_memory(&graph, 1).map_err(Failure::Refused)?;
+        network::check_memory(&graph, 1, 0).map_err(Failure::Refused)?;
         let input = match &options.image {
             Some(path) => source::read(path, shape),
             None => {

@@ -426,21 +426,27 @@ pub(crate) struct Net {
     /// Numbers of threads, separated by commas
     #[arg(long, value_name = "N,…", value_delimiter = ',', default_value = "1")]
     pub(crate) threads: Vec<usize>,
-    /// The kernel of the convolutions that it covers; auto computes the others
-    #[arg(long, value_name = "ID", default_value = "auto")]
-    pub(crate) kernel: String,
+    /// Kernels, separated by commas, each for the convolutions that it covers; auto computes the others
+    #[arg(long, value_name = "ID,…", value_delimiter = ',', default_value = "auto")]
+    pub(crate) kernel: Vec<String>,
+    /// Other libraries to measure beside ours on the same weights, separated by commas: onnxruntime, tract
+    #[arg(long, value_name = "NAME,…", value_delimiter = ',')]
+    pub(crate) peers: Vec<String>,
+    /// A shared library of ONNX Runtime, instead of the system's
+    #[arg(long, value_name = "FILE")]
+    pub(crate) onnxruntime: Option<PathBuf>,
     /// Which rounding errors auto may choose: those of summing, about twice, or about eight times those
     #[arg(long, default_value = "standard")]
     pub(crate) accuracy: AccuracyArg,
-    /// Measuring time for each batch and number of threads, in seconds
+    /// Measuring time for each row, in seconds
     #[arg(long, value_name = "SECONDS", default_value_t = 2.0)]
     pub(crate) time: f64,
     /// Print the table of layers instead: outputs, parameters, multiply-adds, receptive fields
     #[arg(long)]
     pub(crate) summary: bool,
-    /// Print JSON
-    #[arg(long)]
-    pub(crate) json: bool,
+    /// Also write rows to this file, a JSON object a line; report makes a page of it
+    #[arg(long, value_name = "FILE")]
+    pub(crate) json: Option<PathBuf>,
 }
 
 #[derive(Debug, Args)]
