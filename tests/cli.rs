@@ -288,13 +288,38 @@ fn verify_counts_its_cases() {
 fn net_times_a_network_and_its_layers() {
     let text = good(&["net", "lenet5", "--batch", "1,3", "--time", "0"]);
     assert_eq!(text.matches("images/s").count(), 2, "{text}");
-    assert!(text.contains("batch 3, threads 1") && text.contains("c1+relu1"), "{text}");
+    assert!(text.contains("lenet5, batch 3, threads 1\n") && text.contains("\nc1+relu1"), "{text}");
     assert!(good(&["net", "resnet50", "--summary"]).ends_with("25 557 032   4 089 184 256\n"));
-    let rows = json(&["net", "lenet5", "--kernel", "direct", "--time", "0", "--json"]);
-    let (timed, layers) = (&rows[0]["timed"], &rows[0]["timed"]["layers"]);
-    assert!(timed["median_ms"].as_f64().unwrap() >= timed["fastest_ms"].as_f64().unwrap());
-    assert_eq!((layers.as_array().unwrap().len(), &timed["runs"]), (7, &3.into()));
-    assert!(layers[0]["kernel"].as_str().unwrap().starts_with("direct/"), "{rows}");
+    let folder = Folder::new("cli-net");
+    let file = folder.path("rows.jsonl");
+    good(&["net", "lenet5", "--kernel", "direct,naive", "--batch", "1,2", "--time", "0.02", "--json", &file]);
+    let results = harness::record::read_all(file.as_ref()).unwrap();
+    assert_eq!((results.rows.len(), results.networks.len(), results.interrupted), (0, 4, false));
+    for rows in results.networks.chunks(2) {
+        let [direct, naive] = rows else { panic!("{rows:?}") };
+        let ordered = [direct.min_ns, direct.quarter_ns, direct.median_ns, direct.three_quarters_ns];
+        assert!(ordered.is_sorted() && ordered[0].is_some() && direct.samples >= 3, "{direct:?}");
+        assert_eq!((direct.parts.len(), direct.difference), (7, Some(0.0)));
+        assert!(direct.parts[0].kernel.as_ref().unwrap().starts_with("direct/"), "{direct:?}");
+        assert_eq!((naive.requested.as_str(), naive.baseline.as_deref()), ("naive", Some("direct")));
+        assert!(naive.difference.unwrap() < 1e-5 && naive.ratio.unwrap() < 0.7, "{naive:?}");
+        let sum: f64 = direct.parts_ns();
+        assert!((0.5..1.5).contains(&(sum / direct.median_ns.unwrap())), "{direct:?}");
+    }
+    let page_folder = folder.path("report");
+    let verdict = good(&["report", &file, "--output", &page_folder]);
+    assert!(verdict.starts_with("lenet5, batch 1, 1 thread: direct "), "{verdict}");
+    let page = std::fs::read_to_string(folder.path("report/index.html")).unwrap();
+    assert!(page.contains("<title>Whole networks: lenet5</title>"));
+    assert_eq!(page.matches("class=\"part c-direct\"").count(), 4, "bars have convolutions");
+    assert!(page.contains("c3+relu3") && page.contains("fully connected") && page.contains("pooling"));
+    let markdown = std::fs::read_to_string(folder.path("report/report.md")).unwrap();
+    assert!(markdown.contains("| 2, 1, naive |") && !markdown.contains("No row has a time"), "{markdown}");
+    assert!(refusal(&["compare", &file, &file]).contains("only of whole networks"));
+    let absent = refusal(&["net", "lenet5", "--peers", "onnxruntime", "--onnxruntime", "absent.so"]);
+    assert!(absent.contains("absent.so"), "{absent}");
+    assert!(refusal(&["net", "lenet5", "--peers", "caffe"]).contains("`caffe` is no peer"));
+    assert!(refusal(&["net", "lenet5", "--onnxruntime", "x.so"]).contains("--peers does not name"));
     assert!(refusal(&["net", "lenet6"]).contains("`lenet6`, but must be lenet5"));
     assert!(refusal(&["net", "lenet5", "--batch", "0"]).contains("the batch is 0"));
     assert!(refusal(&["net", "lenet5", "--threads", "0"]).contains("threads"));
