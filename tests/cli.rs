@@ -310,7 +310,7 @@ fn net_times_a_network_and_its_layers() {
     let verdict = good(&["report", &file, "--output", &page_folder]);
     assert!(verdict.starts_with("lenet5, batch 1, 1 thread: direct "), "{verdict}");
     let page = std::fs::read_to_string(folder.path("report/index.html")).unwrap();
-    assert!(page.contains("<title>Whole networks: lenet5</title>"));
+    assert!(page.contains("<title>Whole networks: lenet5</title>") && page.matches("<h2>").count() == 2);
     assert_eq!(page.matches("class=\"part c-direct\"").count(), 4, "bars have convolutions");
     assert!(page.contains("c3+relu3") && page.contains("fully connected") && page.contains("pooling"));
     let markdown = std::fs::read_to_string(folder.path("report/report.md")).unwrap();
