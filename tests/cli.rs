@@ -329,6 +329,78 @@ fn net_times_a_network_and_its_layers() {
 }
 
 #[test]
+fn net_runs_models_on_images() {
+    let folder = Folder::new("net-models");
+    let (model, output) = (folder.path("lenet.onnx"), folder.path("y.npy"));
+    assert!(good(&["net", "lenet5", "--save", &model]).contains("lenet5 with batches of any size is in "));
+    let images: Vec<f32> = (0..2 * 784).map(|i| (i % 29) as f32 / 29.0).collect();
+    let input = write_array(&folder, "x.npy", &[2, 1, 28, 28], &images);
+    let args = ["net", &model, "--input", &input, "--time", "0"];
+    let text = good(&[&args[..], &["--output", &output]].concat());
+    assert!(text.contains("f5       Linear                    120        48 120"), "{text}");
+    assert!(text.contains("largest of 10 outputs") && text.contains("\nimage 1   "), "{text}");
+    assert!(text.contains(", batch 2, threads 1\n") && text.contains("c1+relu1 "), "{text}");
+    let scores = npy::read(Path::new(&output), 2).unwrap();
+    assert_eq!(scores.shape, [2, 10]);
+    let file = folder.path("rows.jsonl");
+    let largest = |args: &[&str]| {
+        good(&[args, &["--json", &file]].concat());
+        let rows = harness::record::read_all(file.as_ref()).unwrap().networks;
+        rows.into_iter().map(|row| row.largest).collect::<Vec<_>>()
+    };
+    let rows = largest(&[&args[..], &["--kernel", "naive", "--threads", "1,2"]].concat());
+    let (place, best) = rows[1][1][0];
+    let value = scores.values[10 + place];
+    assert!((value - best).abs() < 1e-5, "{rows:?}\n{scores:?}");
+    assert!(scores.values[10..].iter().all(|x| *x <= value));
+    // The same weights that the name has.
+    let known = largest(&["net", "lenet5", "--input", &input, "--time", "0", "--threads", "1,2"]);
+    assert_eq!(known[0], largest(&args)[0]);
+
+    // The batch that a model says.
+    let fixed = folder.path("fixed.onnx");
+    good(&["net", &model, "--batch", "3", "--save", &fixed]);
+    assert!(good(&["net", &fixed, "--time", "0"]).contains("batch 3, threads 1"));
+    assert!(good(&["net", &fixed, "--batch", "1,2", "--time", "0"]).contains("batch 2, threads 1"));
+    assert!(good(&["net", &fixed, "--summary"]).contains("\noutput "));
+}
+
+#[test]
+fn net_refuses_models_and_images_in_one_line() {
+    let folder = Folder::new("net-refusals");
+    let model = folder.path("lenet.onnx");
+    good(&["net", "lenet5", "--save", &model]);
+    let refused = |input: &str| refusal(&["net", &model, "--input", input]);
+    let wide = write_array(&folder, "wide.npy", &[1, 1, 28, 29], &[0.0; 812]);
+    assert!(refused(&wide).contains("has shape [1, 1, 28, 29], but the network takes [batch, 1, 28, 28]"));
+    let flat = write_array(&folder, "flat.npy", &[1, 784], &[0.0; 784]);
+    assert!(refused(&flat).contains("has shape [1, 784], but must have 4 axes"));
+    let none = write_array(&folder, "none.npy", &[0, 1, 28, 28], &[]);
+    assert!(refused(&none).contains("the batch is 0"));
+    assert!(refused(&folder.write("text.npy", "text")).contains("is no .npy file"));
+    let two = write_array(&folder, "two.npy", &[2, 1, 28, 28], &[0.0; 1568]);
+    let batch = refusal(&["net", &model, "--input", &two, "--batch", "3"]);
+    assert!(batch.contains("holds 2 images, but --batch asks for [3]"), "{batch}");
+    assert!(refusal(&["net", &model, "--output", "y.npy"]).contains("--input"));
+    assert!(refusal(&["net", &folder.path("absent.onnx")]).contains("absent.onnx: No such file"));
+    let whole = fs::read(&model).unwrap();
+    let cut = folder.write("cut.onnx", &whole[..whole.len() / 2]);
+    assert!(refusal(&["net", &cut]).contains("cut.onnx: is no ONNX model, or is cut off"));
+    assert!(refusal(&["net", &wide]).contains("wide.npy: is no ONNX model"));
+    // Images of a petabyte, of which a stride leaves little.
+    let mut huge = cnn::Graph::new(cnn::Shape::image(1, 1 << 24, 1 << 24)).unwrap();
+    huge.then("conv", cnn::Conv::new(1, 1, 1).stride(1 << 20)).unwrap();
+    let bytes = cnn::onnx::write(&huge, &cnn::Weights::random(&huge, 1).unwrap(), None).unwrap();
+    let huge = refusal(&["net", &folder.write("huge.onnx", bytes)]);
+    assert!(huge.contains("of memory can be had"), "{huge}");
+    let nowhere = refusal(&["net", "lenet5", "--save", &folder.path("no/folder.onnx")]);
+    assert!(nowhere.contains("folder.onnx: No such file"), "{nowhere}");
+    assert!(refusal(&["net", "lenet5", "--save", &model, "--batch", "1,2"]).contains("must be one number"));
+    assert!(refusal(&["net", "lenet5", "--save", &model, "--batch", "0"]).contains("must be one number"));
+    assert_eq!(fs::read(&model).unwrap(), whole);
+}
+
+#[test]
 fn errors_measures_each_kernel_once() {
     let spec = "c8 h6 w7 o4 k3 p1";
     let list = json(&["errors", "--json", "--spec", spec]);
