@@ -175,12 +175,19 @@ fn a_path_that_was_given_must_be_right() {
     }
 }
 
-/// Whole networks give the same as ours: a chain and a residual one, with folded normalisations, on two threads too.
+/// Whole networks give the same as ours, with folded normalisations, on two threads too. (AlexNet and VGG-16 have a
+/// hundred million weights: `convbench net vgg16 --peers onnxruntime` compares them as well.)
 #[test]
 fn networks_are_the_same() {
     for name in ["onnxruntime", "tract"] {
         let peers = [peer(name)];
-        for (network, shape) in [("resnet18", [3, 40, 48]), ("lenet5", [1, 28, 28])] {
+        let networks = [
+            ("lenet5", [1, 28, 28]),
+            ("resnet18", [3, 40, 48]),
+            ("resnet50", [3, 33, 40]),
+            ("mobilenet_v2", [3, 40, 33]),
+        ];
+        for (network, shape) in networks {
             let shape = cnn::Shape::image(shape[0], shape[1], shape[2]);
             let graph = cnn::networks::sized(network, shape, 7).unwrap();
             let request = Request {

@@ -1,9 +1,9 @@
 //! Convolutional networks over [`kernels`]: layers, graphs, inference in planned memory, training.
 //!
 //! A [`Graph`] is layers and who reads whom, with shapes inferred and checked as it grows; [`Weights`] are its
-//! numbers, at random or from a safetensors file with torchvision's names; [`Inference`] runs it with any
-//! convolution kernel; [`Training`] teaches it. [`networks`] has LeNet-5 to MobileNetV2. Nothing here panics:
-//! what cannot be done is an [`Error`] that names layers and shapes.
+//! numbers, at random or from a safetensors file with torchvision's names; [`onnx`] reads both from other
+//! frameworks' models; [`Inference`] runs it with any convolution kernel; [`Training`] teaches it. [`networks`] has
+//! LeNet-5 to MobileNetV2. Nothing here panics: what cannot be done is an [`Error`] that names layers and shapes.
 //!
 //! # Build one and look at it
 //! ```
@@ -30,6 +30,19 @@
 //! let mut inference = Inference::new(&net, &weights, &options)?;
 //! let scores = inference.run(&vec![0.5; 3 * 64 * 64])?;
 //! assert_eq!(scores.len(), 10);
+//! # Ok::<(), cnn::Error>(())
+//! ```
+//!
+//! # Run one of another framework's
+//! ```no_run
+//! use std::path::Path;
+//!
+//! use cnn::{Inference, InferenceOptions, onnx};
+//!
+//! let model = onnx::load(Path::new("model.onnx"))?; // as PyTorch or another framework exports it
+//! println!("{}", model.graph.summary());
+//! let mut inference = Inference::new(&model.graph, &model.weights, &InferenceOptions::default())?;
+//! let output = inference.run(&vec![0.5; model.graph.input_shape().len()])?;
 //! # Ok::<(), cnn::Error>(())
 //! ```
 //!

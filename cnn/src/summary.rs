@@ -171,7 +171,11 @@ mod tests {
         }
         net.then("pool", Layer::MaxPool(Pool::new(2))).unwrap();
         net.then("d", Conv::new(1, 1, 3)).unwrap();
-        let fields: Vec<usize> = net.summary().rows.iter().map(|row| row.field[0]).collect();
-        assert_eq!(fields, [3, 5, 7, 8, 12]);
+        let apart = Pool { dilation: [2, 1], ..Pool::new(2).stride(1) };
+        net.then("e", Layer::MaxPool(apart)).unwrap();
+        let rows = net.summary().rows;
+        let fields: Vec<usize> = rows.iter().map(|row| row.field[0]).collect();
+        assert_eq!(fields, [3, 5, 7, 8, 12, 16]);
+        assert_eq!(rows[5].field, [16, 14]);
     }
 }

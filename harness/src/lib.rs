@@ -11,7 +11,7 @@
 //!   [`compare`] sets two runs side by side, [`regret`] says what `auto` loses;
 //! - [`machine`] says what machine it is, [`provenance`] where rows come from, [`pinning`] keeps threads on
 //!   their cores, [`mod@file`] and [`npy`] write and read files;
-//! - [`network`] times whole networks; [`trace`] draws what convolutions and networks make of an image;
+//! - [`network`] times whole networks, ours and others; [`trace`] draws what convolutions and networks make of an image;
 //! - [`pooling`], [`matmul`] and [`gradients`] do for poolings, matrix products and backward passes what those of the
 //!   first line do for convolutions.
 //!

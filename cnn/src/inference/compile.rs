@@ -1,13 +1,13 @@
 //! From a graph to steps: what is computed together, and in which buffer.
 
 use std::borrow::Cow;
-use std::mem;
 
 use kernels::matmul::Matmul;
 use kernels::{ConvError, PlanOptions};
 
+use super::by_image::{Group, by_image, groups, workers};
 use super::{Change, InferenceOptions, Op, Source, Step, StepInfo, kernel_of};
-use crate::fusion::{Fused, Readers, fuse};
+use crate::fusion::{Fused, Readers};
 use crate::graph::{Graph, Node, Value, conv_spec};
 use crate::layer::{Conv, Layer, Linear};
 use crate::ops::softmax::Lines;
@@ -26,22 +26,55 @@ struct Draft {
     changes: Option<bool>,
 }
 
-/// The steps of a network, and the sizes of their buffers.
+/// Steps that run on so many images at a time, and the sizes of their buffers.
+pub(super) struct Compiled {
+    pub(super) steps: Vec<Step>,
+    pub(super) sizes: Vec<usize>,
+    /// Images of a pass through the steps: the whole batch, or one.
+    pub(super) images: usize,
+    /// Passes that run at a time, each on a thread of its own.
+    pub(super) workers: usize,
+    /// Values of an image that the first step reads, and that the last makes.
+    pub(super) lens: [usize; 2],
+}
+
+/// The steps of a network: all for the whole batch, or first some that take image after image.
 pub(super) fn compile(
     graph: &Graph,
     weights: &Weights,
     options: &InferenceOptions,
-) -> Result<(Vec<Step>, Vec<usize>), Error> {
-    let compiler = Compiler { graph, weights, options, readers: Readers::new(graph) };
-    let drafts = compiler.drafts()?;
-    Ok(compiler.place(drafts))
+) -> Result<Vec<Compiled>, Error> {
+    let InferenceOptions { batch, threads, fuse, .. } = *options;
+    let readers = Readers::new(graph);
+    let groups = groups(graph, &readers, fuse);
+    let last = readers.root(graph.last());
+    let split = if batch > 1 && fuse { by_image(graph, &readers, &groups) } else { None };
+    let compile = |groups: &[Group], [from, to]: [Value; 2], images: usize, workers: usize| {
+        let threads = if workers > 1 { 1 } else { threads };
+        let compiler = Compiler { graph, weights, options, readers: &readers, images, threads };
+        let drafts = groups.iter().map(|group| compiler.draft(group)).collect::<Result<_, _>>()?;
+        let (steps, sizes) = compiler.place(drafts, to);
+        let lens = [from, to].map(|value| graph.shape(value).len());
+        Ok(Compiled { steps, sizes, images, workers, lens })
+    };
+    let Some((count, value)) = split else {
+        return Ok(vec![compile(&groups, [Graph::INPUT, last], batch, 1)?]);
+    };
+    let (first, rest) = groups.split_at(count);
+    let mut all = vec![compile(first, [Graph::INPUT, value], 1, workers(batch, threads))?];
+    if !rest.is_empty() {
+        all.push(compile(rest, [value, last], batch, 1)?);
+    }
+    Ok(all)
 }
 
 struct Compiler<'a> {
     graph: &'a Graph,
     weights: &'a Weights,
     options: &'a InferenceOptions,
-    readers: Readers,
+    readers: &'a Readers,
+    images: usize,
+    threads: usize,
 }
 
 impl Compiler<'_> {
@@ -49,39 +82,22 @@ impl Compiler<'_> {
         &self.weights.all()[index]
     }
 
-    fn drafts(&self) -> Result<Vec<Draft>, Error> {
-        let mut done = vec![false; self.graph.nodes().len()];
-        let mut drafts = Vec::new();
-        for (i, node) in self.graph.nodes().iter().enumerate() {
-            let handed_on = self.readers.root(Value(i + 1)) != Value(i + 1);
-            if !handed_on && !mem::replace(&mut done[i], true) {
-                let draft = self.draft(i, node)?;
-                // A layer that is computed along with an earlier one waits for no step of its own.
-                draft.1.iter().for_each(|&node| done[node] = true);
-                drafts.push(draft.0);
-            }
-        }
-        Ok(drafts)
-    }
-
-    fn draft(&self, i: usize, node: &Node) -> Result<(Draft, Vec<usize>), Error> {
-        let batch = self.options.batch;
+    fn draft(&self, Group { first, fused }: &Group) -> Result<Draft, Error> {
+        let (i, node) = (*first, &self.graph.nodes()[*first]);
+        let batch = self.images;
         let mut inputs: Vec<Value> = node.inputs().iter().map(|input| self.readers.root(*input)).collect();
         let given = self.graph.shape(node.inputs()[0]);
         let [channels, height, width] = given.volume();
         let conv_error = |error| Error::Conv { layer: node.name().to_owned(), error };
-        let threads = self.options.threads;
-        let mut fused = Fused::default();
+        let threads = self.threads;
         let (op, changes) = match node.layer() {
             Layer::Conv(conv) => {
-                fused = self.fused(i);
                 inputs.splice(0..0, fused.sum);
-                (self.conv(node, conv, &fused).map_err(conv_error)?, fused.sum.map(|_| true))
+                (self.conv(node, conv, fused).map_err(conv_error)?, fused.sum.map(|_| true))
             }
             Layer::Linear(linear) => {
-                fused = self.fused(i);
                 inputs.splice(0..0, fused.sum);
-                (self.linear(node, linear, &fused).map_err(conv_error)?, fused.sum.map(|_| true))
+                (self.linear(node, linear, fused).map_err(conv_error)?, fused.sum.map(|_| true))
             }
             Layer::MaxPool(layer) => {
                 (Op::Pool(pool::max(layer, given, batch, threads).map_err(conv_error)?), None)
@@ -109,13 +125,13 @@ impl Compiler<'_> {
             value: Value(fused.nodes.last().map_or(i, |&last| last) + 1),
             name,
             kind: node.layer().kind(),
-            macs: self.graph.macs_of(node).saturating_mul(batch as u64),
+            macs: self.graph.macs_of(node).saturating_mul(self.options.batch as u64),
             kernel: match &op {
                 Op::Conv { plan, .. } => Some(plan.kernel_id().to_owned()),
                 _ => None,
             },
         };
-        Ok((Draft { info, op, inputs, changes }, fused.nodes))
+        Ok(Draft { info, op, inputs, changes })
     }
 
     fn norm_values(&self, node: &Node) -> [&[f32]; 4] {
@@ -125,7 +141,7 @@ impl Compiler<'_> {
 
     fn plan_options(&self, fused: &Fused) -> PlanOptions {
         PlanOptions {
-            threads: self.options.threads,
+            threads: self.threads,
             activation: fused.activation,
             accumulate: fused.sum.is_some(),
             accuracy: self.options.accuracy,
@@ -134,12 +150,8 @@ impl Compiler<'_> {
         }
     }
 
-    fn fused(&self, i: usize) -> Fused {
-        if self.options.fuse { fuse(self.graph, &self.readers, i) } else { Fused::default() }
-    }
-
     fn conv(&self, node: &Node, conv: &Conv, fused: &Fused) -> Result<Op, ConvError> {
-        let spec = conv_spec(conv, self.graph.shape(node.inputs()[0]), self.options.batch)?;
+        let spec = conv_spec(conv, self.graph.shape(node.inputs()[0]), self.images)?;
         let kernel = kernel_of(conv, &self.options.kernel, &spec)?;
         let first = node.parameters().start;
         let bias = conv.bias.then(|| self.values(first + 1));
@@ -177,19 +189,19 @@ impl Compiler<'_> {
         (Cow::Owned(folded), Some(summands))
     }
 
-    /// Gives each step its buffer; returns the sizes of these as well.
-    fn place(&self, drafts: Vec<Draft>) -> (Vec<Step>, Vec<usize>) {
+    /// Gives each step its buffer; returns the sizes of these as well. What is made elsewhere is the steps' input.
+    fn place(&self, drafts: Vec<Draft>, output: Value) -> (Vec<Step>, Vec<usize>) {
         let mut steps = Vec::new();
         let count = self.graph.nodes().len() + 1;
         let mut last_use = vec![0; count];
         for (i, draft) in drafts.iter().enumerate() {
             draft.inputs.iter().for_each(|input| last_use[input.0] = i);
         }
-        last_use[self.readers.root(self.graph.last()).0] = usize::MAX;
+        last_use[output.0] = usize::MAX;
         let mut slots = Slots::default();
         let mut places: Vec<Option<usize>> = vec![None; count];
         for (i, Draft { info, mut op, mut inputs, changes }) in drafts.into_iter().enumerate() {
-            let len = self.options.batch * self.graph.shape(info.value).len();
+            let len = self.images * self.graph.shape(info.value).len();
             let may = |value: &Value| places[value.0].is_some() && last_use[value.0] == i;
             // A sum may be made in the memory of either.
             if inputs.len() == 2 && changes == Some(false) && !may(&inputs[0]) {
@@ -202,7 +214,7 @@ impl Compiler<'_> {
                 _ => slots.take(len),
             };
             let source = |value: Value| places[value.0].map_or(Source::Input, Source::Slot);
-            let source_len = |value: Value| self.options.batch * self.graph.shape(value).len();
+            let source_len = |value: Value| self.images * self.graph.shape(value).len();
             let operand = inputs.last().copied().unwrap_or(Graph::INPUT);
             let read = if changes == Some(true) { operand } else { inputs[0] };
             if let Op::Change(Change::Add(other, len)) = &mut op {

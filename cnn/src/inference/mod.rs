@@ -1,5 +1,6 @@
 //! [`Inference`]: a network prepared once and run any number of times, in memory planned once.
 
+mod by_image;
 mod compile;
 
 use std::fmt;
@@ -10,12 +11,15 @@ use kernels::matmul::Matmul;
 use kernels::pool::PoolPlan;
 use kernels::{Accuracy, Activation, ConvError, ConvSpec, Effort, Plan, Workspace};
 
+use rayon::prelude::*;
+
 use crate::error::{check_len, zeros};
 use crate::graph::{Graph, Value};
 use crate::layer::{Conv, Lrn};
 use crate::ops::softmax::{Lines, softmax};
 use crate::ops::{lrn, norm};
 use crate::{Error, Weights};
+use compile::Compiled;
 
 /// How to prepare a network. Write `InferenceOptions { batch: 8, ..Default::default() }`.
 #[derive(Clone, Debug, PartialEq)]
@@ -126,17 +130,37 @@ struct Step {
 pub struct Inference {
     batch: usize,
     input_len: usize,
+    /// One, or two: the first takes image after image, the second what it made of all.
+    stages: Vec<Stage>,
+}
+
+/// Steps that run on so many images at a time.
+#[derive(Debug)]
+struct Stage {
     steps: Vec<Step>,
+    images: usize,
+    /// Values of an image that the first step reads, and that the last makes.
+    lens: [usize; 2],
+    /// Passes that run at a time, each on a thread of its own.
+    workers: Vec<Worker>,
+    /// What the passes of a batch have made, where there is more than one.
+    output: Vec<f32>,
+}
+
+/// The memory of a pass.
+#[derive(Debug)]
+struct Worker {
     slots: Vec<Vec<f32>>,
     workspace: Workspace<'static>,
-    values: usize,
+    /// How long each step took, all its passes together.
+    times: Vec<Duration>,
 }
 
 impl fmt::Debug for Inference {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Inference")
             .field("batch", &self.batch)
-            .field("steps", &self.steps)
+            .field("stages", &self.stages)
             .finish_non_exhaustive()
     }
 }
@@ -150,22 +174,10 @@ impl Inference {
     pub fn new(graph: &Graph, weights: &Weights, options: &InferenceOptions) -> Result<Self, Error> {
         weights.check(graph)?;
         check_extent(graph, options.batch, options.threads)?;
-        let (steps, sizes) = compile::compile(graph, weights, options)?;
-        let largest = steps.iter().filter_map(|step| match &step.op {
-            Op::Conv { plan, .. } => Some(plan),
-            _ => None,
-        });
-        let workspace = largest.max_by_key(|plan| plan.workspace_len()).map(|plan| plan.workspace());
         let batch = options.batch;
-        let slots: Vec<Vec<f32>> = sizes.iter().map(|&len| zeros(len)).collect::<Result<_, _>>()?;
-        Ok(Inference {
-            batch,
-            input_len: batch * graph.input_shape().len(),
-            steps,
-            values: slots.iter().map(Vec::len).sum(),
-            slots,
-            workspace: workspace.unwrap_or_default(),
-        })
+        let stages = compile::compile(graph, weights, options)?;
+        let stages = stages.into_iter().map(|stage| Stage::new(stage, batch)).collect::<Result<_, _>>()?;
+        Ok(Inference { batch, input_len: batch * graph.input_shape().len(), stages })
     }
 
     /// Images in each run.
@@ -180,17 +192,24 @@ impl Inference {
 
     /// The parts of a run, in order.
     pub fn steps(&self) -> impl Iterator<Item = &StepInfo> {
-        self.steps.iter().map(|step| &step.info)
+        self.all_steps().map(|step| &step.info)
+    }
+
+    fn all_steps(&self) -> impl Iterator<Item = &Step> {
+        self.stages.iter().flat_map(|stage| &stage.steps)
     }
 
     /// Bytes of all activations together, and of the kernels' scratch memory.
     pub fn memory(&self) -> [usize; 2] {
-        [4 * self.values, 4 * self.workspace.len()]
+        let outputs: usize = self.stages.iter().map(|stage| stage.output.len()).sum();
+        let workers = || self.stages.iter().flat_map(|stage| &stage.workers);
+        let slots: usize = workers().flat_map(|worker| &worker.slots).map(Vec::len).sum();
+        [4 * (outputs + slots), 4 * workers().map(|worker| worker.workspace.len()).sum::<usize>()]
     }
 
     /// Bytes of packed weights.
     pub fn packed_bytes(&self) -> usize {
-        let plans = self.steps.iter().map(|step| match &step.op {
+        let plans = self.all_steps().map(|step| match &step.op {
             Op::Conv { plan, .. } => plan.packed_bytes(),
             Op::Linear { weights, .. } => weights.packed_bytes(),
             _ => 0,
@@ -205,13 +224,12 @@ impl Inference {
     /// When the input has the wrong length.
     pub fn run(&mut self, input: &[f32]) -> Result<&[f32], Error> {
         check_len("the input", input.len(), self.input_len)?;
-        for i in 0..self.steps.len() {
-            self.step(i, input)?;
-        }
-        Ok(self.output())
+        self.stages(input, None)
     }
 
-    /// [`run`](Self::run) that shows each step, how long it took and what it made.
+    /// [`run`](Self::run) that shows each step, how long it took and what it made. Of a batch, with `fuse`, the first
+    /// steps may be computed image by image, on several threads at a time: of these nothing is shown of what they
+    /// made, and the time is that of all images, on as many threads as took part.
     ///
     /// ```
     /// use cnn::{Inference, InferenceOptions, Weights, networks};
@@ -237,26 +255,116 @@ impl Inference {
         mut observe: impl FnMut(&StepInfo, Duration, &[f32]),
     ) -> Result<&[f32], Error> {
         check_len("the input", input.len(), self.input_len)?;
-        for i in 0..self.steps.len() {
-            let start = Instant::now();
-            self.step(i, input)?;
-            let step = &self.steps[i];
-            observe(&step.info, start.elapsed(), &self.slots[step.slot][..step.len]);
-        }
-        Ok(self.output())
+        self.stages(input, Some(&mut observe))
     }
 
-    fn step(&mut self, i: usize, input: &[f32]) -> Result<(), Error> {
-        let step = &self.steps[i];
+    fn stages(&mut self, input: &[f32], mut observe: Option<&mut Observe<'_>>) -> Result<&[f32], Error> {
+        // Every network has a stage.
+        let [first, rest @ ..] = &mut self.stages[..] else { return Ok(&[]) };
+        let made = first.run(input, observe.as_deref_mut())?;
+        rest.iter_mut().try_fold(made, |made, stage| stage.run(made, observe.as_deref_mut()))
+    }
+}
+
+/// Is shown each step.
+type Observe<'a> = dyn FnMut(&StepInfo, Duration, &[f32]) + 'a;
+
+impl Stage {
+    fn new(compiled: Compiled, batch: usize) -> Result<Self, Error> {
+        let Compiled { steps, sizes, images, workers, lens } = compiled;
+        let largest = steps.iter().filter_map(|step| match &step.op {
+            Op::Conv { plan, .. } => Some(plan),
+            _ => None,
+        });
+        let largest = largest.max_by_key(|plan| plan.workspace_len());
+        let worker = || {
+            Ok(Worker {
+                slots: sizes.iter().map(|&len| zeros(len)).collect::<Result<_, _>>()?,
+                workspace: largest.map(|plan| plan.workspace()).unwrap_or_default(),
+                times: vec![Duration::ZERO; steps.len()],
+            })
+        };
+        let workers = (0..workers).map(|_| worker()).collect::<Result<_, Error>>()?;
+        let output = if images < batch { zeros(batch * lens[1])? } else { Vec::new() };
+        Ok(Stage { steps, images, lens, workers, output })
+    }
+
+    /// The whole batch, in one pass or image by image.
+    fn run(&mut self, input: &[f32], observe: Option<&mut Observe<'_>>) -> Result<&[f32], Error> {
+        if self.output.is_empty() {
+            return self.run_whole(input, observe);
+        }
+        self.run_by_image(input, observe.is_some())?;
+        if let Some(observe) = observe {
+            self.show(observe);
+        }
+        Ok(&self.output)
+    }
+
+    fn run_whole(&mut self, input: &[f32], mut observe: Option<&mut Observe<'_>>) -> Result<&[f32], Error> {
+        // Every stage has a worker, and every network a step.
+        let Some(worker) = self.workers.first_mut() else { return Ok(&[]) };
+        for step in &self.steps {
+            let start = Instant::now();
+            worker.step(step, input)?;
+            if let Some(observe) = &mut observe {
+                observe(&step.info, start.elapsed(), &worker.slots[step.slot][..step.len]);
+            }
+        }
+        Ok(self.steps.last().map_or(&[], |step| &worker.slots[step.slot][..step.len]))
+    }
+
+    /// A pass for each image, the images shared out among the workers; with the times of the steps, if wanted.
+    fn run_by_image(&mut self, input: &[f32], timed: bool) -> Result<(), Error> {
+        let Stage { steps, images, lens, workers, output } = self;
+        let passes = output.len() / (*images * lens[1]);
+        let share = passes.div_ceil(workers.len());
+        let [read, made] = lens.map(|len| len * *images);
+        let passes = |worker: &mut Worker, input: &[f32], output: &mut [f32]| {
+            worker.times.fill(Duration::ZERO);
+            let mut passes = output.chunks_exact_mut(made).zip(input.chunks_exact(read));
+            passes.try_for_each(|(output, input)| worker.pass(steps, input, output, timed))
+        };
+        match &mut workers[..] {
+            // On the calling thread, in no pool.
+            [worker] => passes(worker, input, output),
+            workers => {
+                let shares = output.par_chunks_mut(share * made).zip(input.par_chunks(share * read));
+                let shares = shares.zip(workers).with_max_len(1);
+                shares.try_for_each(|((output, input), worker)| passes(worker, input, output))
+            }
+        }
+    }
+
+    /// Shows the times of passes: threads that worked at a time count as one.
+    fn show(&self, observe: &mut Observe<'_>) {
+        for (i, step) in self.steps.iter().enumerate() {
+            let time: Duration = self.workers.iter().map(|worker| worker.times[i]).sum();
+            observe(&step.info, time / self.workers.len() as u32, &[]);
+        }
+    }
+}
+
+impl Worker {
+    /// All steps, from an image to what the last makes of it.
+    fn pass(&mut self, steps: &[Step], input: &[f32], output: &mut [f32], timed: bool) -> Result<(), Error> {
+        for (i, step) in steps.iter().enumerate() {
+            let start = timed.then(Instant::now);
+            self.step(step, input)?;
+            self.times[i] += start.map_or(Duration::ZERO, |start| start.elapsed());
+        }
+        if let Some(last) = steps.last() {
+            output.copy_from_slice(&self.slots[last.slot][..last.len]);
+        }
+        Ok(())
+    }
+
+    fn step(&mut self, step: &Step, input: &[f32]) -> Result<(), Error> {
         // The buffer leaves its place, so that the others can be read beside it.
         let mut buffer = mem::take(&mut self.slots[step.slot]);
         let result = step.run(input, &self.slots, &mut buffer[..step.len], &mut self.workspace);
         self.slots[step.slot] = buffer;
         result.map_err(|error| Error::Conv { layer: step.info.name.clone(), error })
-    }
-
-    fn output(&self) -> &[f32] {
-        self.steps.last().map_or(&[], |step| &self.slots[step.slot][..step.len])
     }
 }
 

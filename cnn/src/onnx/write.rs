@@ -1,4 +1,4 @@
-//! A network as a model, written tensor by tensor: no second copy of all weights is made.
+//! A network as a model, written part by part: weights are not copied as a whole.
 
 use std::io::{self, Write};
 use std::path::Path;
@@ -15,6 +15,10 @@ use crate::{Error, Weights, file};
 /// The fields that a model's weights lie in.
 const MODEL_GRAPH: u32 = 7;
 const GRAPH_INITIALIZER: u32 = 5;
+const TENSOR_RAW_DATA: u32 = 9;
+
+/// Values that are written at a time.
+const PART: usize = 1 << 14;
 
 /// Most bytes of a model: what readers of the encoding take.
 const MOST: u64 = i32::MAX as u64;
@@ -88,16 +92,16 @@ impl<'a> Draft<'a> {
         }
     }
 
-    /// Bytes of a tensor of the weights, without what tells where it ends.
-    fn tensor_len(&self, index: usize) -> u64 {
-        let values = self.weights.values(index).map_or(0, <[f32]>::len) as u64 * 4;
-        let parameter = &self.weights.parameters()[index];
-        let rest = Tensor::float(&parameter.name, &parameter.shape, &[]);
-        rest.encoded_len() as u64 + field_len(values)
+    /// Each tensor of the weights without its values, and these.
+    fn tensors(&self) -> impl Iterator<Item = (Tensor, &[f32])> {
+        self.weights.parameters().iter().enumerate().map(|(i, parameter)| {
+            let values = self.weights.values(i).unwrap_or_default();
+            (Tensor::float(&parameter.name, &parameter.shape, &[]), values)
+        })
     }
 
     fn graph_len(&self) -> u64 {
-        let tensors = (0..self.weights.parameters().len()).map(|index| field_len(self.tensor_len(index)));
+        let tensors = self.tensors().map(|(tensor, values)| field_len(tensor_len(&tensor, values)));
         tensors.fold(self.graph.encoded_len() as u64, u64::saturating_add)
     }
 
@@ -110,17 +114,29 @@ impl<'a> Draft<'a> {
         head(MODEL_GRAPH, self.graph_len(), &mut bytes);
         bytes.extend(self.graph.encode_to_vec());
         file.write_all(&bytes)?;
-        for index in 0..self.weights.parameters().len() {
-            let values = self.weights.values(index).unwrap_or_default();
-            let parameter = &self.weights.parameters()[index];
-            let tensor = Tensor::float(&parameter.name, &parameter.shape, values);
+        for (tensor, values) in self.tensors() {
             bytes.clear();
-            head(GRAPH_INITIALIZER, self.tensor_len(index), &mut bytes);
+            head(GRAPH_INITIALIZER, tensor_len(&tensor, values), &mut bytes);
+            bytes.extend(tensor.encode_to_vec());
+            head(TENSOR_RAW_DATA, raw_len(values), &mut bytes);
             file.write_all(&bytes)?;
-            file.write_all(&tensor.encode_to_vec())?;
+            for part in values.chunks(PART) {
+                bytes.clear();
+                bytes.extend(part.iter().flat_map(|value| value.to_le_bytes()));
+                file.write_all(&bytes)?;
+            }
         }
         Ok(())
     }
+}
+
+fn raw_len(values: &[f32]) -> u64 {
+    values.len() as u64 * 4
+}
+
+/// Bytes of a tensor with its values.
+fn tensor_len(tensor: &Tensor, values: &[f32]) -> u64 {
+    tensor.encoded_len() as u64 + field_len(raw_len(values))
 }
 
 /// What stands before a message in a field.

@@ -1,4 +1,5 @@
-//! Broken models: an error or another network, never a panic, in memory of a multiple of the file.
+//! Broken models: an error or another network, never a panic, in memory of a multiple of the file; whole ones in no
+//! more than they need.
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
@@ -37,12 +38,17 @@ unsafe impl GlobalAlloc for Counting {
 #[global_allocator]
 static ALLOCATOR: Counting = Counting;
 
-/// What reading gives, and the most bytes that it took at a time beside the file.
-fn read(bytes: Vec<u8>) -> (Result<onnx::Model, cnn::Error>, isize) {
+/// What some work gives, and the most bytes that it took at a time.
+fn counted<T>(work: impl FnOnce() -> T) -> (T, isize) {
     let [before, _] = BYTES.get();
     BYTES.set([before; 2]);
-    let result = onnx::read(bytes);
+    let result = work();
     (result, BYTES.get()[1] - before)
+}
+
+/// What reading gives, and the most bytes that it took at a time beside the file.
+fn read(bytes: Vec<u8>) -> (Result<onnx::Model, cnn::Error>, isize) {
+    counted(|| onnx::read(bytes))
 }
 
 /// Every layer in little.
@@ -170,4 +176,21 @@ fn little_files_take_little_memory() {
     let graph =
         Graph { node: vec![node("Gemm", &["x", "w"], "y")], initializer: vec![none], ..Default::default() };
     refused(chain(graph, "y"), "its constant `w` is of shape [0, 9223372036854775807], but must be a matrix");
+}
+
+/// Weights are there once when a model is written, and once beside the file when it is read.
+#[test]
+fn weights_are_not_copied_more_than_they_must() {
+    let mut net = cnn::Graph::new(Shape::Features(1000)).unwrap();
+    net.then("first", Linear::new(1000, 1000)).unwrap();
+    net.then("second", Linear::new(1000, 1000)).unwrap();
+    let weights = Weights::random(&net, 1).unwrap();
+    let bytes = 8_000_000;
+    let path = std::env::temp_dir().join(format!("cnn-memory-{}.onnx", std::process::id()));
+    let (result, memory) = counted(|| onnx::save(&net, &weights, None, &path));
+    assert!(result.is_ok() && memory < bytes / 20, "{result:?}: {memory}");
+    let whole = std::fs::read(&path).unwrap();
+    std::fs::remove_file(path).unwrap();
+    let (model, memory) = read(whole);
+    assert!(model.unwrap().weights == weights && memory < bytes + bytes / 20, "{memory}");
 }

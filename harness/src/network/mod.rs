@@ -199,6 +199,9 @@ impl<'a> Bench<'a> {
                 (Some(activations), Some(scratch), Some(packed));
             row.accuracy = Some(accuracy_name(self.request.accuracy).to_owned());
             let right = compared(&mut row, &mut reference, ours.output());
+            if images.is_some() {
+                row.largest = ours.output().chunks_exact(graph.output_shape().len()).map(largest).collect();
+            }
             rows.push(row);
             runners.push(if right { Runner::Ours(Box::new(ours)) } else { Runner::None });
         }
@@ -338,6 +341,7 @@ impl<'a> Bench<'a> {
             ratio_high: None,
             pinned: pool.is_pinned(),
             parts: Vec::new(),
+            largest: Vec::new(),
             run: Some(Arc::clone(&self.request.run)),
         }
     }
@@ -384,6 +388,17 @@ fn compared(row: &mut NetworkRow, reference: &mut Vec<f32>, output: &[f32]) -> b
     right
 }
 
+/// How many outputs of an image a row holds.
+const LARGEST: usize = 5;
+
+/// The largest outputs of an image, with their places.
+fn largest(output: &[f32]) -> Vec<(usize, f32)> {
+    let mut places: Vec<(usize, f32)> = output.iter().copied().enumerate().collect();
+    places.sort_by(|a, b| b.1.total_cmp(&a.1));
+    places.truncate(LARGEST);
+    places
+}
+
 /// The value below which a share of sorted ones lies, between two where it falls between them.
 fn quantile(sorted: &[f64], share: f64) -> f64 {
     let place = share * (sorted.len() - 1) as f64;
@@ -391,14 +406,16 @@ fn quantile(sorted: &[f64], share: f64) -> f64 {
     low + (high - low) * place.fract()
 }
 
-/// Refuses what would not fit memory: weights, packed ones up to five times as large (Winograd's), two of the
+/// Refuses what would not fit memory: weights, packed ones up to five times as large (Winograd's), images, two of the
 /// largest activations; and for each other library the model and its own weights.
 ///
 /// # Errors
 /// The amounts.
 pub fn check_memory(net: &Graph, batch: usize, peers: usize) -> Result<(), String> {
     let largest = net.nodes().iter().map(|node| node.shape().len()).max().unwrap_or(0);
-    let activations = largest.checked_mul(batch).and_then(|values| values.checked_mul(2 + 2 * peers));
+    let image = net.input_shape().len();
+    let activations = largest.checked_mul(2 + 2 * peers).and_then(|n| n.checked_add(image));
+    let activations = activations.and_then(|values| values.checked_mul(batch));
     let copies = 6 + 2 * peers;
     let values =
         activations.and_then(|values| values.checked_add(net.parameter_count().checked_mul(copies)?));

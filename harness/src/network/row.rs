@@ -79,6 +79,9 @@ pub struct NetworkRow {
     pub pinned: bool,
     /// The parts of a run, in order; of a peer as far as it tells.
     pub parts: Vec<Part>,
+    /// The largest outputs of each image with their places, of ours on images of the user's.
+    #[serde(default)]
+    pub largest: Vec<Vec<(usize, f32)>>,
     /// The run that measured the row.
     pub run: Option<Arc<Run>>,
 }

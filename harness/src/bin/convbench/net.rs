@@ -8,7 +8,7 @@ use std::time::Duration;
 use cnn::{Graph, Weights, networks, onnx};
 use harness::engine::OURS;
 use harness::machine::bytes;
-use harness::network::{self, Bench, NetworkRow, Request, SEED};
+use harness::network::{self, Bench, Measured, NetworkRow, Request, SEED};
 use harness::npy;
 use harness::peers::{self, Paths};
 use harness::provenance::Run;
@@ -39,9 +39,7 @@ pub(crate) fn net(args: &args::Net, out: &mut dyn Write) -> Outcome {
     };
     let peers = peers(args)?;
     // Of a network that is known by name, the table is an option.
-    if input.is_some() || weights.is_some() {
-        writeln!(out, "{}\n", graph.summary())?;
-    }
+    let with_summary = input.is_some() || weights.is_some();
     let request = Request {
         name: &args.network,
         graph: &graph,
@@ -56,7 +54,7 @@ pub(crate) fn net(args: &args::Net, out: &mut dyn Write) -> Outcome {
     let create = |path: &Path| Lines::create(path).map_err(|error| named(path, error));
     let mut lines = args.json.as_deref().map(create).transpose()?;
     progress::catch_interrupts();
-    let task = Task { args, graph: &graph, bench: &bench, input: input.as_ref() };
+    let task = Task { args, graph: &graph, bench: &bench, input: input.as_ref(), with_summary };
     let outcome = task.run(&batches, lines.as_mut(), out);
     // What was measured before whoever read the output went away is kept as after Ctrl-C.
     let stopped = progress::interrupted() || matches!(outcome, Err(Stop::Closed));
@@ -89,6 +87,8 @@ struct Task<'a> {
     graph: &'a Graph,
     bench: &'a Bench<'a>,
     input: Option<&'a Images>,
+    /// Whether the table of layers comes first.
+    with_summary: bool,
 }
 
 impl Task<'_> {
@@ -102,10 +102,10 @@ impl Task<'_> {
                 let images = self.input.map(|images| &images.values[..]);
                 let mut carry_on = || !progress::interrupted();
                 let measured = self.bench.measure(batch, threads, images, &mut carry_on).map_err(refused)?;
-                if self.input.is_some() && !std::mem::replace(&mut shown, true) {
-                    self.show(batch, &measured.output, out)?;
-                }
                 let rows = &measured.rows;
+                if !std::mem::replace(&mut shown, true) {
+                    self.show(batch, &measured, out)?;
+                }
                 if let Some(lines) = &mut lines {
                     rows.iter().try_for_each(|row| lines.add(row)).map_err(refused)?;
                 }
@@ -123,14 +123,19 @@ impl Task<'_> {
         }
     }
 
-    /// What the network gives for the images of a file: into another, and the largest.
-    fn show(&self, batch: usize, output: &[f32], out: &mut dyn Write) -> Outcome {
+    /// The table of layers; and what the network gives for the images of a file: into another, and the largest.
+    fn show(&self, batch: usize, measured: &Measured, out: &mut dyn Write) -> Outcome {
         if let Some(path) = &self.args.output {
             let shape = [&[batch], self.graph.output_shape().dims().as_slice()].concat();
-            npy::write(path, &shape, output).map_err(refused)?;
+            npy::write(path, &shape, &measured.output).map_err(refused)?;
         }
-        let images: Vec<_> = output.chunks_exact(output.len() / batch).map(largest).collect();
-        write_largest(&images, self.graph, out)
+        if self.with_summary {
+            writeln!(out, "{}\n", self.graph.summary())?;
+        }
+        match measured.rows.first() {
+            Some(row) if self.input.is_some() => write_largest(&row.largest, self.graph, out),
+            _ => Ok(()),
+        }
     }
 }
 
@@ -202,18 +207,8 @@ impl Images {
     }
 }
 
-/// How many outputs are shown.
-const SHOWN: usize = 5;
-/// Of how many images.
+/// Images whose largest outputs are shown.
 const SHOWN_IMAGES: usize = 16;
-
-/// The largest outputs of an image, with their places.
-fn largest(output: &[f32]) -> Vec<(usize, f32)> {
-    let mut places: Vec<(usize, f32)> = output.iter().copied().enumerate().collect();
-    places.sort_by(|a, b| b.1.total_cmp(&a.1));
-    places.truncate(SHOWN);
-    places
-}
 
 fn write_largest(images: &[Vec<(usize, f32)>], graph: &Graph, out: &mut dyn Write) -> Outcome {
     writeln!(out, "\nlargest of {} outputs, as place: value", graph.output_shape())?;

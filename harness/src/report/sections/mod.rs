@@ -18,6 +18,11 @@ pub fn document(results: &Results) -> Document {
     let standings: Vec<Standings> =
         (0..results.settings.len()).map(|setting| Standings::of(results, setting)).collect();
     let mut document = beginning::beginning(results, &standings);
+    if results.cases.is_empty() {
+        let sections = [whole::whole(results), beginning::provenance(results)];
+        document.sections = sections.into_iter().flatten().collect();
+        return document;
+    }
     let sections = [
         whole::whole(results),
         beginning::ranking(results, &standings),

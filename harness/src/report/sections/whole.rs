@@ -42,9 +42,9 @@ pub(super) fn verdict(results: &Results) -> Vec<String> {
         let peers = of
             .iter()
             .filter(|row| row.engine != OURS)
-            .filter_map(|peer| Some(format!("{} {}", times(faster(ours, peer)?), peer.requested)));
+            .filter_map(|peer| Some(format!("{} as fast as {}", times(faster(ours, peer)?), peer.requested)));
         let peers: Vec<String> = peers.collect();
-        let beside = if peers.is_empty() { String::new() } else { format!(": {}", peers.join(", ")) };
+        let beside = if peers.is_empty() { String::new() } else { format!(", {}", peers.join(", ")) };
         let (network, setting) = (&ours.network, setting(ours));
         Some(format!("{network}, {setting}: {} {}{beside}", ours.requested, time(median)))
     };
@@ -146,7 +146,7 @@ fn stacks(rows: &[&NetworkRow]) -> Option<Block> {
     });
     let bars: Vec<Stack> = bars.collect();
     let most = bars.iter().map(|bar| bar.value).fold(f64::MIN_POSITIVE, f64::max);
-    (!bars.is_empty()).then_some(Block::Stacks(Stacks { unit: "ms an image", most, bars, legend }))
+    (!bars.is_empty()).then_some(Block::Stacks(Stacks { unit: "ms/image", most, bars, legend }))
 }
 
 /// All numbers of the rows.
