@@ -9,6 +9,7 @@ mod cuda {
     use std::fs;
     use std::path::{Path, PathBuf};
     use std::process::{Command, Output};
+    use std::sync::OnceLock;
 
     use harness::record::{self, Clock, Precision, Record, Role, Status};
 
@@ -100,19 +101,22 @@ mod cuda {
         assert_eq!(text(&output.stderr).lines().count(), 1);
     }
 
-    /// The stand-in for cuDNN.
-    fn cudnn(stand_in: &StandIn) -> PathBuf {
-        let library = stand_in.folder.join("libcudnn.so.9");
-        let source = concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/cuda/cudnn.cpp");
-        let unfinished = temporary("libcudnn.so.9");
-        let compiler = std::env::var("CXX").unwrap_or_else(|_| "g++".to_owned());
-        let flags = ["-std=c++17", "-O1", "-Wall", "-fPIC", "-shared", "-fvisibility=hidden"];
-        let mut command = Command::new(compiler);
-        command.args(flags).args(["-Wl,-soname,libcudnn.so.9", source, "-ldl", "-o"]).arg(&unfinished);
-        let output = command.output().unwrap();
-        assert!(output.status.success(), "{}", text(&output.stderr));
-        fs::rename(&unfinished, &library).unwrap();
-        library
+    /// The stand-in for cuDNN, built once for all tests.
+    fn cudnn(stand_in: &StandIn) -> &'static Path {
+        static LIBRARY: OnceLock<PathBuf> = OnceLock::new();
+        LIBRARY.get_or_init(|| {
+            let library = stand_in.folder.join("libcudnn.so.9");
+            let source = concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/cuda/cudnn.cpp");
+            let unfinished = temporary("libcudnn.so.9");
+            let compiler = std::env::var("CXX").unwrap_or_else(|_| "g++".to_owned());
+            let flags = ["-std=c++17", "-O1", "-Wall", "-fPIC", "-shared", "-fvisibility=hidden"];
+            let mut command = Command::new(compiler);
+            command.args(flags).args(["-Wl,-soname,libcudnn.so.9", source, "-ldl", "-o"]).arg(&unfinished);
+            let output = command.output().unwrap();
+            assert!(output.status.success(), "{}", text(&output.stderr));
+            fs::rename(&unfinished, &library).unwrap();
+            library
+        })
     }
 
     /// Rows of a run beside the stand-ins, which end as they should.
@@ -197,7 +201,7 @@ mod cuda {
         for (spec, setting) in
             [("n2 c4 h5 w6 o6 k3 p1 g2", ""), ("c5 h7 w4 o3 k2 s2 nhwc", ""), ("c3 h5 w5 o4 k3", "nhwc")]
         {
-            let rows = rows("cudnn.jsonl", Some((&library, setting)), &[&device[..], &[spec]].concat());
+            let rows = rows("cudnn.jsonl", Some((library, setting)), &[&device[..], &[spec]].concat());
             assert_eq!(rows.len(), 4, "{spec}");
             for row in &rows {
                 check_timed(row);
@@ -257,7 +261,7 @@ mod cuda {
         let Some(stand_in) = stand_in() else { return };
         let library = cudnn(stand_in);
         let args = ["--clock", "device", "--kernel", "cuda-fp32", "--spec", "c4 h6 w6 o4 k3 p1"];
-        let rows = rows("tf32.jsonl", Some((&library, "tf32")), &args);
+        let rows = rows("tf32.jsonl", Some((library, "tf32")), &args);
         let row = rows.iter().find(|row| row.requested == "cudnn").unwrap();
         assert_eq!((row.status, row.median_ns), (Status::Unavailable, None));
         assert!(row.reason.as_ref().unwrap().starts_with("cuDNN does not compute in f32: "), "{row:?}");
@@ -278,7 +282,7 @@ mod cuda {
             "--kernel",
             "cuda-fp32,direct",
         ]);
-        command.args(["--peers", "cudnn", "--cudnn"]).arg(&library).arg("--json").arg(&path);
+        command.args(["--peers", "cudnn", "--cudnn"]).arg(library).arg("--json").arg(&path);
         command.env("CONV_EMULATED", "memory=50000000");
         let output = command.output().unwrap();
         let shown = text(&output.stdout);
