@@ -189,7 +189,6 @@ mod cuda {
         {
             check_timed(&row);
             assert_eq!((row.clock, row.threads), (Clock::Device, 1));
-            eprintln!("{} {:?} {:?}", row.layer, row.launches, row.median_ns);
         }
     }
 
@@ -233,7 +232,7 @@ mod cuda {
         let Some(stand_in) = stand_in() else { return };
         let library = cudnn(stand_in);
         let args = ["--clock", "device", "--kernel", "cuda-fp32", "--spec", "c9000 h1 w2 o3 k1"];
-        let rows = rows("long.jsonl", Some((&library, "sequential")), &args);
+        let rows = rows("long.jsonl", Some((library, "sequential")), &args);
         check_timed(rows.iter().find(|row| row.requested == "cudnn").unwrap());
     }
 
@@ -246,7 +245,7 @@ mod cuda {
             ("c4 h6 w6 o4 k1 d3000000000", "cuDNN counts to 2147483647 at most: 3000000000 is too much"),
             ("c4 h6 w6 o4 k3 p0,0,1,0", "cuDNN pads both sides alike"),
         ] {
-            let rows = rows("refused.jsonl", Some((&library, "")), &["--kernel", "direct", "--spec", spec]);
+            let rows = rows("refused.jsonl", Some((library, "")), &["--kernel", "direct", "--spec", spec]);
             let refused: Vec<&Record> = rows.iter().filter(|row| row.engine == "cudnn").collect();
             assert_eq!(refused.len(), 2);
             for row in refused {

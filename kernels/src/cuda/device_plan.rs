@@ -139,7 +139,8 @@ impl DevicePlan {
     ///
     /// `input` and `output` have the spec's lengths, `scratch` at least [`scratch_len`](Self::scratch_len) f32s; what
     /// scratch memory holds means nothing before and after. All of them were allocated on this stream, whose order
-    /// then also holds for their release (a per-thread stream is another one in each thread). Without [`PlanOptions::accumulate`] the previous output is not read.
+    /// then also holds for their release (a per-thread stream is another one in each thread). Without
+    /// [`PlanOptions::accumulate`] the previous output is not read.
     ///
     /// A graph that holds a run reads the plan's weights: the plan must be there as long as it is launched. Dropping
     /// a plan waits until the GPU is idle; during a capture that forbids that, its memory is not given back.
