@@ -88,7 +88,10 @@ fn criterion_runs(criterion: &mut Criterion<Gflops>, layers: &[Layer], pools: &[
         let io = Io { tensors: &tensors, output: &output, workspace: &workspace };
         let kernels: Vec<Ours> = {
             let (accuracy, stores) = (Accuracy::default(), Stores::default());
-            usual(layer, accuracy).into_iter().map(|kernel| Ours { kernel, accuracy, stores }).collect()
+            usual(layer, accuracy)
+                .into_iter()
+                .map(|kernel| Ours { accuracy, stores, ..Ours::new(kernel) })
+                .collect()
         };
         for pool in pools {
             let mut group = criterion.benchmark_group(format!("{}/{}t", layer.name, pool.threads()));

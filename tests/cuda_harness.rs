@@ -172,7 +172,7 @@ mod cuda {
         assert!(gpu.starts_with(device.device.as_ref().unwrap()) && gpu.contains("NVRTC"), "{gpu}");
     }
 
-    /// Also with several launches, groups, dilation, and the other layout; and short runs go by graph.
+    /// Also with several launches, groups, dilation, and the other layout; whatever threads the host has.
     #[test]
     fn other_layers_too() {
         let Some(_) = stand_in() else { return };
@@ -185,7 +185,7 @@ mod cuda {
             "cuda",
         ];
         for row in
-            rows("others.jsonl", None, &[&args[..], &["--clock", "device", "--threads", "1,2"]].concat())
+            rows("others.jsonl", None, &[&args[..], &["--clock", "device", "--threads", "2,1"]].concat())
         {
             check_timed(&row);
             assert_eq!((row.clock, row.threads), (Clock::Device, 1));
@@ -223,6 +223,34 @@ mod cuda {
             let other = fp32.kernel.contains("nhwc") != spec.ends_with("nhwc");
             assert_eq!(fp32.reorder_ns.is_some(), other, "{fp32:?}");
             assert!(setting.is_empty() || fp32.kernel.contains(setting), "{fp32:?}");
+        }
+    }
+
+    /// Sums that f32 would round one after the other are no reason to think that it is not f32.
+    #[test]
+    fn f32_is_f32_however_long_its_sums_are() {
+        let Some(stand_in) = stand_in() else { return };
+        let library = cudnn(stand_in);
+        let args = ["--clock", "device", "--kernel", "cuda-fp32", "--spec", "c9000 h1 w2 o3 k1"];
+        let rows = rows("long.jsonl", Some((library, "sequential")), &args);
+        check_timed(rows.iter().find(|row| row.requested == "cudnn").unwrap());
+    }
+
+    /// What cuDNN does not cover is not what it lacks here.
+    #[test]
+    fn cudnn_refuses_what_it_cannot_count() {
+        let Some(stand_in) = stand_in() else { return };
+        let library = cudnn(stand_in);
+        for (spec, reason) in [
+            ("c4 h6 w6 o4 k1 d3000000000", "cuDNN counts to 2147483647 at most: 3000000000 is too much"),
+            ("c4 h6 w6 o4 k3 p0,0,1,0", "cuDNN pads both sides alike"),
+        ] {
+            let rows = rows("refused.jsonl", Some((library, "")), &["--kernel", "direct", "--spec", spec]);
+            let refused: Vec<&Record> = rows.iter().filter(|row| row.engine == "cudnn").collect();
+            assert_eq!(refused.len(), 2);
+            for row in refused {
+                assert_eq!((row.status, row.reason.as_deref()), (Status::Unsupported, Some(reason)));
+            }
         }
     }
 

@@ -174,14 +174,16 @@ pub struct Ours {
     pub kernel: &'static dyn Kernel,
     /// What is asked of its rounding errors.
     pub accuracy: Accuracy,
-    /// Where its outputs are to go first.
+    /// Where its outputs are to go first; on a GPU there is no choice.
     pub stores: Stores,
+    /// Whether it is timed by the GPU's clock, from and to the GPU's memory.
+    pub on_device: bool,
 }
 
 impl Ours {
-    /// A kernel as it is by default.
+    /// A kernel as it is by default, from and to the host's memory.
     pub fn new(kernel: &'static dyn Kernel) -> Self {
-        Ours { kernel, accuracy: Accuracy::Standard, stores: Stores::Cached }
+        Ours { kernel, accuracy: Accuracy::Standard, stores: Stores::Cached, on_device: false }
     }
 }
 
@@ -199,11 +201,15 @@ impl Engine for Ours {
     }
 
     fn stores(&self) -> Option<Stores> {
-        Some(self.stores)
+        (!self.on_device).then_some(self.stores)
+    }
+
+    fn on_device(&self) -> bool {
+        self.on_device
     }
 
     fn device(&self) -> Option<String> {
-        gpu::runs(self.id()).then(gpu::name).flatten()
+        self.kernel.on_gpu().then(gpu::name).flatten()
     }
 
     fn precision(&self) -> Option<Precision> {
@@ -218,6 +224,9 @@ impl Engine for Ours {
     ) -> Result<Box<dyn Prepared + 'a>, Refusal> {
         self.kernel.availability().map_err(Refusal::unavailable)?;
         self.kernel.supports(spec).map_err(Refusal::unsupported)?;
+        if self.on_device {
+            return gpu::prepare(self.kernel, self.accuracy, spec, io);
+        }
         let Ours { accuracy, stores, .. } = *self;
         let options = PlanOptions { threads: pool.threads(), accuracy, stores, ..Default::default() };
         let start = Instant::now();

@@ -15,8 +15,8 @@ use crate::network::{self, NetworkRow};
 use crate::provenance::Run;
 use crate::statistics::{Ratio, Statistics};
 
-/// Version of the fields: they are added, never renamed. Version 2 has `accuracy`
-/// and `stores`, without which rows cannot be told apart.
+/// Version of the fields: they are added, never renamed. Version 2 has `accuracy` and `stores`, without which rows
+/// cannot be told apart.
 pub const SCHEMA: u32 = 2;
 
 /// What became of a row.
@@ -144,7 +144,7 @@ pub struct Record {
     /// A peer's version.
     #[serde(default)]
     pub engine_version: Option<String>,
-    /// Threads it was allowed.
+    /// Threads it was allowed; 1 by the GPU's clock.
     pub threads: usize,
     /// What was asked of its rounding errors: `strict`, `standard` or `relaxed`; absent for peers, of which
     /// nothing is asked.

@@ -2,7 +2,8 @@
 // algorithms are the definition in double precision, products of operands that are rounded to TF32 where the descriptor
 // lets them be. Everything is enqueued on the handle's stream, as by the library.
 //
-// CONV_EMULATED_CUDNN: `tf32` rounds whatever was asked for; `nhwc` finds no algorithm in NCHW.
+// CONV_EMULATED_CUDNN: `tf32` rounds whatever was asked for; `nhwc` finds no algorithm in NCHW; `sequential` adds up in
+// f32, one product after the other.
 #include <cmath>
 #include <cstdint>
 #include <cstdio>
@@ -55,7 +56,7 @@ float tf32(float value) {
 }
 
 void convolve(Tensor in, const float* x, Tensor filter, const float* w, Window window, Tensor out, float* y) {
-    const bool rounds = set_to("tf32") || window.math != FMA_MATH;
+    const bool rounds = set_to("tf32") || window.math != FMA_MATH, sequential = set_to("sequential");
     auto operand = [=](float value) { return double(rounds ? tf32(value) : value); };
     const int K = out.size[1], C = filter.size[1], R = filter.size[2], S = filter.size[3];
     for (int n = 0; n < out.size[0]; ++n) for (int k = 0; k < K; ++k)
@@ -67,6 +68,7 @@ void convolve(Tensor in, const float* x, Tensor filter, const float* w, Window w
                 if (iy < 0 || ix < 0 || iy >= in.size[2] || ix >= in.size[3]) continue;
                 const int channel = k / (K / window.groups) * C + c;
                 sum += operand(x[place(in, n, channel, iy, ix)]) * operand(w[place(filter, k, c, r, s)]);
+                if (sequential) sum = float(sum);
             }
             y[place(out, n, k, oy, ox)] = float(sum);
         }

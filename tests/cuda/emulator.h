@@ -275,6 +275,9 @@ inline void wait(const char* what, int line = 0) {
     me.line = 0;
 }
 
+// For what the emulator does itself, which is no access of a kernel's: the compiler reports none there.
+#define EMULATOR_UNCHECKED __attribute__((no_sanitize("thread")))
+
 // ---- Barriers and warp operations -------------------------------------------------------------------------------
 
 // Who has exited is not waited for, as on a GPU.
@@ -350,8 +353,6 @@ inline void sync_warp(unsigned mask) {
 }
 
 // ---- Races ------------------------------------------------------------------------------------------------------
-
-#define EMULATOR_UNCHECKED __attribute__((no_sanitize("thread")))
 
 // Whether a barrier lies between what a thread did in a phase and step and what `me` does now.
 EMULATOR_UNCHECKED inline bool is_ordered(int thread, uint32_t phase, uint32_t step, const Thread& me) {
@@ -479,22 +480,23 @@ inline void wait_copies(size_t newest) {
 
 // ---- Tensor cores -----------------------------------------------------------------------------------------------
 
-inline float float_of(uint32_t bits) {
+__forceinline__ float float_of(uint32_t bits) {
     float value;
     memcpy(&value, &bits, 4);
     return value;
 }
 // What tensor cores read of a register: the first 19 bits of a float, and each half as a bfloat16.
-inline float tf32_of(uint32_t bits) { return float_of(bits & 0xffffe000u); }
-inline float bf16_of(uint32_t bits, int half) { return float_of(half ? bits & 0xffff0000u : bits << 16); }
+__forceinline__ float tf32_of(uint32_t bits) { return float_of(bits & 0xffffe000u); }
+__forceinline__ float bf16_of(uint32_t bits, int half) { return float_of(half ? bits & 0xffff0000u : bits << 16); }
 
 // The sum as tensor cores form it: terms are aligned to the largest one and lose what is 25 or more bits below its
 // first, and so does the sum; nothing is rounded to nearest. (Measured by Fasi et al., "Numerical behavior of
 // NVIDIA tensor cores", 2021, who found one or two bits more than an f32's on Turing and Ampere.)
-template <int TERMS> float tensor_core_sum(const double (&terms)[TERMS]) {
+template <int TERMS> EMULATOR_UNCHECKED float tensor_core_sum(const double (&terms)[TERMS]) {
     double largest = 0, plain = 0;
     for (int i = 0; i < TERMS; i++) {
-        largest = std::max(largest, std::fabs(terms[i]));
+        const double size = __builtin_fabs(terms[i]);
+        largest = size > largest ? size : largest;
         plain += terms[i];
     }
     if (!(plain - plain == 0)) return static_cast<float>(plain);  // an infinity or NaN among them
@@ -504,14 +506,15 @@ template <int TERMS> float tensor_core_sum(const double (&terms)[TERMS]) {
     exponent &= 0x7ffull << 52;
     double unit;
     memcpy(&unit, &exponent, 8);  // the power of two that `largest` starts with
-    unit = std::max(unit * 0x1p-24, 0x1p-149);
+    unit *= 0x1p-24;
+    if (unit < 0x1p-149) unit = 0x1p-149;
     const double per_unit = 1 / unit;
     double sum = 0;
-    for (int i = 0; i < TERMS; i++) sum += std::trunc(terms[i] * per_unit);
+    for (int i = 0; i < TERMS; i++) sum += __builtin_trunc(terms[i] * per_unit);
     sum *= unit;
     const float rounded = static_cast<float>(sum);
-    const bool away = std::fabs(rounded) > std::fabs(sum) && !std::isinf(rounded);
-    return away ? std::nextafterf(rounded, 0.0f) : rounded;
+    const bool away = __builtin_fabs(rounded) > __builtin_fabs(sum) && !__builtin_isinf(rounded);
+    return away ? __builtin_nextafterf(rounded, 0.0f) : rounded;
 }
 
 // mma.sync.aligned.m16n8k(8·PER_REGISTER).row.col: d += a·b, fragments as PTX lays them out. `value(register, i)` is
@@ -519,7 +522,7 @@ template <int TERMS> float tensor_core_sum(const double (&terms)[TERMS]) {
 template <int PER_REGISTER, class Value>
 void mma_m16n8(const char* kind, float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2], Value value) {
     struct Lane { uint32_t a[4], b[2]; float* d; } mine{{a[0], a[1], a[2], a[3]}, {b[0], b[1]}, d};
-    meet(~0u, kind, mine, [value](Lane** lanes) {
+    meet(~0u, kind, mine, [value](Lane** lanes) EMULATOR_UNCHECKED {
         constexpr int DEPTH = 8 * PER_REGISTER;
         float rows[16][DEPTH], columns[8][DEPTH];
         for (int lane = 0; lane < 32; lane++) {
@@ -547,7 +550,7 @@ void mma_m16n8(const char* kind, float (&d)[4], const uint32_t (&a)[4], const ui
 
 // mma.sync.aligned.m16n8k8.row.col.f32.tf32.tf32.f32
 inline void mma_tf32(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]) {
-    mma_m16n8<1>("mma of tf32", d, a, b, [](uint32_t bits, int) { return tf32_of(bits); });
+    mma_m16n8<1>("mma of tf32", d, a, b, [](uint32_t bits, int) EMULATOR_UNCHECKED { return tf32_of(bits); });
 }
 
 // mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32
@@ -559,7 +562,7 @@ inline void mma_bf16(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[
 template <int COUNT> void load_matrices(uint32_t (&registers)[COUNT], const void* row) {
     static_assert(COUNT == 1 || COUNT == 2 || COUNT == 4);
     struct Lane { const void* row; uint32_t* registers; } mine{row, registers};
-    meet(~0u, "ldmatrix", mine, [](Lane** lanes) {
+    meet(~0u, "ldmatrix", mine, [](Lane** lanes) EMULATOR_UNCHECKED {
         for (int lane = 0; lane < 8 * COUNT; lane++) {
             const void* row = lanes[lane]->row;
             if (reinterpret_cast<uintptr_t>(row) % 16) fault(Misaligned, "ldmatrix: the row of lane %d is misaligned", lane);

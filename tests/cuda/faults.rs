@@ -4,6 +4,7 @@
 use std::process::Command;
 
 use harness::data::{self, Kind, Tensors};
+use kernels::cuda::cudarc::driver::{DriverError, sys};
 use kernels::cuda::{Device, DevicePlan, availability};
 use kernels::{ConvError, ConvSpec, PlanOptions, Unavailable, Workspace, kernel};
 
@@ -359,6 +360,50 @@ fn child_loses_the_device() {
     assert_eq!(device::run(&plan_there.unwrap(), &tensors, false).unwrap(), want);
     drop((plan, on_device, input, output, scratch, stream));
     cpu_goes_on();
+}
+
+/// What a run that was only enqueued reads is there when it runs, even if nobody could wait for it.
+#[test]
+fn weights_stay_while_they_may_be_read() {
+    let Some(_) = stand_in() else { return };
+    in_child("child_drops_plans_that_are_read", &[]);
+}
+
+#[test]
+#[ignore = "run by another test in a process of its own"]
+fn child_drops_plans_that_are_read() {
+    let Some(_) = stand_in() else { return };
+    let (spec, tensors) = tensors(SPEC);
+    let want = convolve("naive", &spec, &tensors).unwrap();
+    let device = Device::get(0).unwrap();
+    let (context, bias) = (device.context(), Some(&tensors.bias[..]));
+    let plan =
+        || DevicePlan::new("cuda-fp32", &device, &spec, &tensors.weights, bias, &PlanOptions::default());
+    for captures in [false, true] {
+        let (stream, captured) = (context.new_stream().unwrap(), context.new_stream().unwrap());
+        let input = stream.clone_htod(&tensors.input[..]).unwrap();
+        let mut output = stream.alloc_zeros::<f32>(spec.output_len()).unwrap();
+        let dropped = plan().unwrap();
+        let mut scratch = stream.alloc_zeros::<f32>(dropped.scratch_len().max(1)).unwrap();
+        let (mut to, mut scratch) = (output.as_view_mut(), scratch.as_view_mut());
+        dropped.enqueue(&stream, &input.as_view(), &mut to, Some(&mut scratch)).unwrap();
+        if captures {
+            // Nothing may be waited for.
+            let mode = sys::CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL;
+            captured.begin_capture(mode).unwrap();
+            drop(dropped);
+            assert!(captured.end_capture(sys::CUgraphInstantiate_flags(0)).is_err());
+        } else {
+            // Somebody else's failure, which comes with the next call of cudarc's.
+            context.record_err(Err::<(), _>(DriverError(sys::CUresult::CUDA_ERROR_INVALID_VALUE)));
+            drop(dropped);
+        }
+        // What plans were loaded by goes on, and with it what they have given back.
+        let _other = plan().unwrap();
+        let got = stream.clone_dtoh(&output).unwrap();
+        stream.synchronize().unwrap();
+        assert_eq!(got, want, "with a capture: {captures}");
+    }
 }
 
 /// The device's memory gives out for one convolution and is there for the next.

@@ -86,7 +86,7 @@ X3=tf32x3_nchw_32x128,tf32x3_nchw_64x64,tf32x3_nhwc4_32x128,reduce
 plant "3xTF32: small times big is left out" $X3 's/mma_tf32\(part\[j\], small,.*;/;/'
 plant "3xTF32: big times small is left out" $X3 's/mma_tf32\(part\[j\], big, b\[half\]\[j\]\[0\]\.small.*;/;/'
 plant "3xTF32: sums are not promoted" $X3 's/float part\[COLUMNS\]\[4\] = \{\};/float (\&part)[COLUMNS][4] = sum[i];/; s/sum\[i\]\[j\]\[q\] \+= part\[j\]\[q\];/;/'
-plant "TF32: operands are truncated" tf32_nchw_64x64,reduce 's/return x == x \? bits \+ 0x1000 : bits;/return bits;/'
+plant "TF32: operands are truncated" tf32_nchw_64x64,reduce 's/__float_as_uint\(x\) \+ 0x1000 : 0x7fffffff/__float_as_uint(x) : 0x7fffffff/'
 plant "tensor cores: the wrong step of a fragment" $X3 's/x\[\(half \* 8 \+ 4\)/x[(half * 8 + 3)/'
 plant "tensor cores: rows of a fragment are stored elsewhere" $X3 's/i \/ 2 \* 16 \+ i % 2 \* 8 \+ g/i \/ 2 * 16 + i % 2 * 4 + g/'
 plant "tensor cores: rows of ldmatrix are misaligned" $X3 's/lane \/ 16 \* 4;/lane \/ 16 * 2;/'

@@ -276,7 +276,9 @@ fn time(
     }
     compare(rows, contenders, of_rows, &request.baseline);
     let rates = of_roofs.iter().zip(&roofs).filter_map(|(samples, (of, roof))| {
-        let fastest = samples.as_ref().ok()?.iter().map(|sample| sample.ns).min_by(f64::total_cmp)?;
+        // One that fails takes no time.
+        let all = samples.as_ref().ok()?.iter().map(|sample| sample.ns);
+        let fastest = all.filter(|ns| *ns > 0.0).min_by(f64::total_cmp)?;
         Some((*of, roof.time(pool, 1).1 as f64 / fastest)).filter(|(_, rate)| *rate > 0.0)
     });
     set_roofs(rows, &rates.collect::<Vec<_>>());

@@ -10,7 +10,6 @@ use std::time::Duration;
 use kernels::{Accuracy, Kernel, Stores};
 
 use crate::engine::{Engine, Ours};
-use crate::gpu::Resident;
 use crate::layers::Layer;
 use crate::pinning::Pool;
 use crate::provenance::Run;
@@ -76,13 +75,10 @@ impl Request {
             if self.kernels.is_empty() { usual(layer, self.accuracy) } else { self.kernels.clone() };
         let Request { accuracy, stores, .. } = *self;
         let device = clock == Clock::Device;
-        let ours = kernels.into_iter().filter(|kernel| !device || kernel.on_gpu()).map(|kernel| {
-            if device {
-                Candidate::Resident(Resident { kernel, accuracy })
-            } else {
-                Candidate::Ours(Ours { kernel, accuracy, stores })
-            }
-        });
+        let ours = kernels
+            .into_iter()
+            .filter(|kernel| !device || kernel.on_gpu())
+            .map(|kernel| Candidate::Ours(Ours { kernel, accuracy, stores, on_device: device }));
         let peers = self.peers.iter().filter(|peer| peer.on_device() == device);
         ours.chain(peers.map(|peer| Candidate::Peer(peer.as_ref()))).collect()
     }
@@ -90,7 +86,6 @@ impl Request {
 
 enum Candidate<'a> {
     Ours(Ours),
-    Resident(Resident),
     Peer(&'a dyn Engine),
 }
 
@@ -98,7 +93,6 @@ impl Candidate<'_> {
     fn engine(&self) -> &dyn Engine {
         match self {
             Candidate::Ours(ours) => ours,
-            Candidate::Resident(ours) => ours,
             Candidate::Peer(peer) => *peer,
         }
     }

@@ -30,7 +30,8 @@ pub fn blank(
         kernel: engine.id().to_owned(),
         engine: engine.engine().to_owned(),
         engine_version: engine.version(),
-        threads: pool.threads(),
+        // A GPU does not know how many the host has.
+        threads: if clock == Clock::Device { 1 } else { pool.threads() },
         accuracy: engine.accuracy().map(|accuracy| accuracy_name(accuracy).to_owned()),
         stores: engine.stores().map(|stores| stores_name(stores).to_owned()),
         layout: match layer.spec.layout() {

@@ -19,6 +19,8 @@ use crate::record::{Launches, Status};
 pub(crate) enum Failure {
     /// Its memory does not suffice for so many bytes.
     Memory(usize),
+    /// What computes there does not cover the convolution.
+    Unsupported(String),
     /// Anything else.
     Other(String),
 }
@@ -35,7 +37,7 @@ impl From<Failure> for String {
             Failure::Memory(bytes) => {
                 format!("{} of the GPU's memory could not be had", crate::machine::bytes(bytes as u64))
             }
-            Failure::Other(reason) => reason,
+            Failure::Unsupported(reason) | Failure::Other(reason) => reason,
         }
     }
 }
@@ -44,6 +46,7 @@ impl From<Failure> for Refusal {
     fn from(failure: Failure) -> Refusal {
         let status = match failure {
             Failure::Memory(_) => Status::TooLarge,
+            Failure::Unsupported(_) => Status::Unsupported,
             Failure::Other(_) => Status::Unavailable,
         };
         Refusal { status, reason: failure.into() }
@@ -128,6 +131,14 @@ impl Gpu {
         })
     }
 
+    /// A copy in the GPU's memory, complete when this returns.
+    pub(crate) fn copy_of(&self, values: &[f32]) -> Result<CudaSlice<f32>, Failure> {
+        let mut copy = self.zeros(values.len())?;
+        self.stream.memcpy_htod(values, &mut copy)?;
+        self.stream.synchronize()?;
+        Ok(copy)
+    }
+
     /// How long what is enqueued on the stream takes there.
     pub(crate) fn time(&self, enqueue: impl FnOnce() -> Result<(), Failure>) -> Result<Duration, Failure> {
         // Events that a panicking thread has left are recorded anew.
@@ -135,8 +146,9 @@ impl Gpu {
         let [begin, end] = &*events;
         begin.record(&self.stream)?;
         if let Err(failure) = enqueue() {
-            // Whatever was enqueued before still uses buffers that the caller may give up now.
-            self.stream.synchronize()?;
+            // Whatever was enqueued before still uses buffers that the caller may give up now. What failed first is
+            // the reason.
+            let _ = self.stream.synchronize();
             return Err(failure);
         }
         end.record(&self.stream)?;
@@ -220,7 +232,8 @@ impl Runs {
     /// Tries how long a run takes, and records a graph for a short one.
     pub(crate) fn new(gpu: &Gpu, work: &mut dyn Enqueue) -> Result<Self, Failure> {
         let calls = Runs { graph: None };
-        // The first run may load what it needs.
+        // The first run may load what it needs, which says nothing of the others.
+        gpu.time(|| work.enqueue())?;
         let mut each = gpu.time(|| work.enqueue())?;
         if each <= 10 * SHORT {
             each = calls.time(gpu, work, TRIES.into())? / TRIES;

@@ -1,12 +1,12 @@
 //! GPUs as engines: what runs there is timed by the GPU's own clock, from and to its own memory.
 //!
-//! - [`Resident`] is one of our kernels with input, output and weights in the GPU's memory;
+//! - [`Ours`](crate::engine::Ours) that are `on_device` have input, output and weights in the GPU's memory;
 //! - [`peak`] and [`stream`] are the GPU's roofs: multiply-adds of its parts, traffic of its level-2 cache and
 //!   memory;
 //! - [`devices`] says what GPUs there are, or why there is none.
 //!
 //! What the same kernels cost a caller whose slices lie in the host's memory is another row: there they are
-//! [`Ours`](crate::engine::Ours) like any other kernel, copies included.
+//! like any other kernel, copies included.
 //!
 //! Without the feature `cuda` all of this is there and says so.
 
@@ -14,14 +14,19 @@
 mod buffers;
 #[cfg(feature = "cuda")]
 mod clock;
+#[cfg(feature = "cuda")]
 mod resident;
 #[cfg(feature = "cuda")]
 mod roofs;
 
 use std::time::Duration;
 
+#[cfg(not(feature = "cuda"))]
+use kernels::{Accuracy, ConvSpec, Kernel};
 use serde::Serialize;
 
+#[cfg(not(feature = "cuda"))]
+use crate::engine::{Io, Prepared, Refusal};
 use crate::limits::{Roof, Traffic, fastest};
 use crate::pinning::Pool;
 use crate::record::{Precision, Record};
@@ -30,16 +35,12 @@ use crate::record::{Precision, Record};
 pub(crate) use buffers::{Buffers, fill_with_nan};
 #[cfg(feature = "cuda")]
 pub(crate) use clock::{Enqueue, Failure, Gpu, Runs};
-pub use resident::Resident;
+#[cfg(feature = "cuda")]
+pub(crate) use resident::prepare;
 
 /// Why a build without the feature `cuda` has nothing of a GPU.
 pub const WITHOUT: &str = "this convbench was built without the feature `cuda` (cargo run --release --features cuda \
                            --bin convbench)";
-
-/// Whether a kernel runs on a GPU, by its id.
-pub fn runs(id: &str) -> bool {
-    id == "cuda" || id.starts_with("cuda-")
-}
 
 /// What a kernel computes products in, by its id, where that is less than f32.
 pub fn precision(id: &str) -> Option<Precision> {
@@ -145,6 +146,17 @@ pub fn name() -> Option<String> {
     None
 }
 
+/// Refuses to plan with one of our kernels in the GPU's memory.
+#[cfg(not(feature = "cuda"))]
+pub(crate) fn prepare<'a>(
+    _: &dyn Kernel,
+    _: Accuracy,
+    _: &ConvSpec,
+    _: Io<'a>,
+) -> Result<Box<dyn Prepared + 'a>, Refusal> {
+    Err(Refusal::unavailable(WITHOUT))
+}
+
 /// Multiply-adds in registers.
 ///
 /// # Errors
@@ -240,8 +252,7 @@ mod tests {
     use crate::record::tests::row;
 
     #[test]
-    fn ids_say_where_and_in_what() {
-        assert!(runs("cuda") && runs("cuda-fp32") && !runs("direct") && !runs("cudnn"));
+    fn ids_say_in_what() {
         assert_eq!([precision("cuda-tf32"), precision("cuda-tf32x3")], [Some(Precision::Tf32), None]);
         assert_eq!([precision("cuda-bf16"), precision("tf32")], [Some(Precision::Bf16), None]);
         let unit = |requested: &str, kernel: &str| {

@@ -50,8 +50,19 @@ pub struct Setting {
 impl Setting {
     /// Words for people, as `2 threads, cold caches`.
     pub fn label(self) -> String {
-        let precision = self.precision.map_or_else(String::new, |of| format!(", {} products", of.name()));
-        format!("{}{precision}", place(self.threads, self.clock))
+        format!("{}{}", place(self.threads, self.clock), self.products())
+    }
+
+    /// Words for people where the state of the caches does not matter, as `2 threads`.
+    pub fn label_of_any_caches(self) -> String {
+        match self.clock {
+            Clock::Warm | Clock::Cold => format!("{}{}", threads(self.threads), self.products()),
+            Clock::Device => self.label(),
+        }
+    }
+
+    fn products(self) -> String {
+        self.precision.map_or_else(String::new, |of| format!(", {} products", of.name()))
     }
 }
 

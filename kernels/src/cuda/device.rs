@@ -63,6 +63,16 @@ struct Lost {
     code: String,
 }
 
+impl Lost {
+    fn reason(&self) -> Unavailable {
+        Unavailable::DeviceLost { code: self.code.clone() }
+    }
+
+    fn error(&self) -> ConvError {
+        ConvError::DeviceLost { call: self.call, code: self.code.clone() }
+    }
+}
+
 impl Device {
     /// The GPU with this number, counted from 0 as the driver does (`CUDA_VISIBLE_DEVICES` may hide some).
     ///
@@ -74,7 +84,7 @@ impl Device {
     pub fn get(ordinal: usize) -> Result<Arc<Device>, Unavailable> {
         let mut devices = lock(&DEVICES);
         if let Some(device) = devices.iter().find(|device| device.ordinal == ordinal) {
-            device.working()?;
+            device.available()?;
             return Ok(Arc::clone(device));
         }
         // A failure is not kept: what is lacking, memory say, may be there at the next call.
@@ -192,7 +202,7 @@ impl Device {
     }
 
     fn load(&self, name: &'static str) -> Result<CudaFunction, ConvError> {
-        self.load_source(name, &source::source(&[name]))
+        self.load_source(name, &source::source_of(&[name]))
     }
 
     /// A function of any source, for tools: compiled, kept and loaded as those of the kernels.
@@ -231,36 +241,29 @@ impl Device {
     pub(crate) fn error(&self, call: &'static str, e: DriverError) -> ConvError {
         let (fatal, code) = (ends_the_context(e.0), code_name(e));
         if fatal {
-            let lost = self.lost.get_or_init(|| Lost { call, code });
-            ConvError::DeviceLost { call: lost.call, code: lost.code.clone() }
+            self.lost.get_or_init(|| Lost { call, code }).error()
         } else {
             ConvError::Device { call, code }
         }
     }
 
     /// An error if the GPU is lost.
-    pub(crate) fn working(&self) -> Result<(), LostDevice<'_>> {
+    pub(crate) fn working(&self) -> Result<(), ConvError> {
+        self.lost().map_or(Ok(()), |lost| Err(lost.error()))
+    }
+
+    /// The reason why it cannot be used, if it is lost.
+    fn available(&self) -> Result<(), Unavailable> {
+        self.lost().map_or(Ok(()), |lost| Err(lost.reason()))
+    }
+
+    fn lost(&self) -> Option<&Lost> {
         // What failed while something was dropped, with nobody to tell, cudarc would tell whoever calls next. It is no
         // failure of theirs, unless nothing works any more.
         if let Err(e) = self.context.check_err() {
             self.error("a release of buffers", e);
         }
-        self.lost.get().map_or(Ok(()), |lost| Err(LostDevice(lost)))
-    }
-}
-
-/// A lost device as an error of either kind.
-pub(crate) struct LostDevice<'a>(&'a Lost);
-
-impl From<LostDevice<'_>> for Unavailable {
-    fn from(LostDevice(lost): LostDevice<'_>) -> Self {
-        Unavailable::DeviceLost { code: lost.code.clone() }
-    }
-}
-
-impl From<LostDevice<'_>> for ConvError {
-    fn from(LostDevice(lost): LostDevice<'_>) -> Self {
-        ConvError::DeviceLost { call: lost.call, code: lost.code.clone() }
+        self.lost.get()
     }
 }
 
@@ -294,10 +297,11 @@ fn requirements(ordinal: usize) -> Result<Requirements, Unavailable> {
 pub(crate) fn usable(ordinal: usize) -> Result<&'static Facts, Unavailable> {
     let Requirements { facts, .. } = requirements(ordinal)?;
     if let Some(device) = lock(&DEVICES).iter().find(|device| device.ordinal == ordinal) {
-        device.working()?;
+        device.available()?;
     }
     Ok(facts)
 }
+
 /// The name of a driver's code, for example `CUDA_ERROR_INVALID_VALUE`.
 fn code_name(DriverError(code): DriverError) -> String {
     format!("{code:?}")

@@ -139,10 +139,11 @@ impl DevicePlan {
     ///
     /// `input` and `output` have the spec's lengths, `scratch` at least [`scratch_len`](Self::scratch_len) f32s; what
     /// scratch memory holds means nothing before and after. All of them were allocated on this stream, whose order
-    /// then also holds for their release. Without [`PlanOptions::accumulate`] the previous output is not read.
+    /// then also holds for their release (a per-thread stream is another one in each thread). Without
+    /// [`PlanOptions::accumulate`] the previous output is not read.
     ///
     /// A graph that holds a run reads the plan's weights: the plan must be there as long as it is launched. Dropping
-    /// a plan waits until the GPU is idle.
+    /// a plan waits until the GPU is idle; during a capture that forbids that, its memory is not given back.
     ///
     /// # Errors
     /// Before any work [`ConvError::BufferLength`], [`ConvError::WorkspaceTooSmall`] for scratch memory,
@@ -185,8 +186,8 @@ impl DevicePlan {
         check_alignment("input", addresses.input)?;
         check_alignment("output", addresses.output)?;
         check_alignment("scratch", addresses.scratch)?;
-        // SAFETY: lengths and alignment were checked; the buffers are allocated and freed in the order of the stream, weights and
-        // bias are freed when the GPU is idle, and nobody else has the output or the scratch memory.
+        // SAFETY: lengths and alignment were checked; the buffers are allocated and freed in the order of the stream,
+        // weights and bias are freed when the GPU is idle, and nobody else has the output or the scratch memory.
         unsafe { self.prepared.launch(stream, addresses) }
     }
 }

@@ -145,7 +145,7 @@ impl Plan for HostPlan {
         };
         let enqueued = self.enqueue(buffers, input, bias, output);
         // Whatever was enqueued reads and writes the caller's slices: none of it may go on after this returns.
-        let done = device.check("cuStreamSynchronize", buffers.stream.synchronize());
+        let done = device.wait(&buffers.stream);
         enqueued.and(done)
     }
 }

@@ -129,9 +129,12 @@ mod tests {
                 &weights,
                 &PlanOptions { accuracy: Accuracy::Relaxed, ..Default::default() },
             );
-            if let Err(reason) = kernel.availability() {
-                let want = ConvError::Unavailable { kernel: method.id().to_owned(), reason };
-                assert_eq!(plan.unwrap_err(), want);
+            match kernel.availability() {
+                Ok(()) => assert_eq!(plan.err(), kernel.supports(&spec).err().map(ConvError::Unsupported)),
+                Err(reason) => {
+                    let want = ConvError::Unavailable { kernel: method.id().to_owned(), reason };
+                    assert_eq!(plan.unwrap_err(), want);
+                }
             }
         }
     }

@@ -1,8 +1,9 @@
 //! Convolutions on NVIDIA GPUs: the kernels `cuda`, `cuda-fp32` and others, with the feature `cuda`.
 //!
 //! Building needs nothing of CUDA. At run time the driver (`libcuda.so.1`, for CUDA 12.0 or newer) and NVRTC
-//! (`libnvrtc.so`, 12.0 or newer, of the toolkit or of the Python package `nvidia-cuda-nvrtc`) are looked for; where
-//! one of them or the GPU is missing, [`availability`] says so, and nothing panics, also in programs that abort then.
+//! (`libnvrtc.so`, 12.0 or newer) are looked for, the latter where the system looks for libraries and in the toolkit;
+//! where one of them or the GPU is missing, [`availability`] says so, and nothing panics, also in programs that abort
+//! then.
 //!
 //! # Slices of the host
 //! The kernels are in the list with all others and make ordinary [`Plan`](crate::Plan)s, which copy input and output
@@ -47,7 +48,8 @@
 //! | variable | meaning |
 //! |---|---|
 //! | `CONV_CUDA_DRIVER` | path of the driver's library |
-//! | `CONV_NVRTC` | path of NVRTC's library; its builtins are looked for beside it |
+//! | `CONV_NVRTC` | path of NVRTC's library, that of the Python package `nvidia-cuda-nvrtc` for example; its builtins are looked for beside it |
+//! | `CUDA_HOME`, `CUDA_PATH` | the toolkit's folder, before `/usr/local/cuda` |
 //! | `CONV_CUDA_CACHE` | folder of compiled kernels instead of the user's cache folder; empty for none |
 //!
 //! Kernels are compiled for the GPU at hand when a plan first needs them, and kept on disk for the next process.

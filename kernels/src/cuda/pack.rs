@@ -112,9 +112,10 @@ fn depthwise(spec: &ConvSpec, weights: &[f32]) -> Result<Vec<f32>, ConvError> {
     Ok(packed)
 }
 
-/// To 11 significant bits, half away from zero, as `rounded_to_tf32` in `device/mma.cuh`. NaN stays one.
+/// To 11 significant bits, half away from zero, as `rounded_to_tf32` in `device/mma.cuh`. NaN stays one, also where
+/// only its low bits say so, which the hardware drops.
 fn rounded_to_tf32(x: f32) -> f32 {
-    if x.is_nan() { x } else { f32::from_bits((x.to_bits() + 0x1000) & 0xffff_e000) }
+    if x.is_nan() { f32::NAN } else { f32::from_bits((x.to_bits() + 0x1000) & 0xffff_e000) }
 }
 
 /// Rows of steps, or of fragments.
@@ -219,7 +220,11 @@ mod tests {
         ] {
             assert_eq!(rounded_to_tf32(x), expected, "{x}");
         }
-        assert!(rounded_to_tf32(f32::from_bits(0x7fff_ffff)).is_nan()); // a GPU's own NaN
+        // A GPU's own NaN, and one of low bits.
+        for bits in [0x7fff_ffff, 0x7f80_0001] {
+            let rounded = rounded_to_tf32(f32::from_bits(bits));
+            assert!(f32::from_bits(rounded.to_bits() & 0xffff_e000).is_nan(), "{bits:x}");
+        }
     }
 
     /// The lane that needs a weight has it: PTX gives lane 4·g + t rows g and g + 8 at steps t and t + 4 of the first

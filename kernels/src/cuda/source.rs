@@ -16,8 +16,8 @@ const HEADERS: &[&str] = &[
     include_str!("device/reduce.cuh"),
 ];
 
-/// CUDA C++ with these functions; names that do not exist make nothing.
-pub(crate) fn source(functions: &[&str]) -> String {
+/// CUDA C++ with these functions, and an `extern "C"` entry point for each; names that do not exist make nothing.
+pub fn source_of(functions: &[&str]) -> String {
     let mut text: String = HEADERS.concat();
     let tiles = VARIANTS.iter().map(|variant| (variant.function, variant.instance));
     let others = OTHERS.iter().map(|(function, instance)| (function.name, *instance));
@@ -45,18 +45,13 @@ pub fn functions() -> Vec<Function> {
     tiles.chain(others).chain(depthwise).chain(winograd).collect()
 }
 
-/// CUDA C++ with these functions, and an `extern "C"` entry point for each.
-pub fn source_of(functions: &[&str]) -> String {
-    source(functions)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
     fn has_only_what_was_asked_for() {
-        let text = source(&["conv_reduce"]);
+        let text = source_of(&["conv_reduce"]);
         assert!(text.ends_with("CONV_REDUCE(conv_reduce)\n"));
         assert!(VARIANTS.iter().all(|variant| !text.contains(variant.instance)));
     }

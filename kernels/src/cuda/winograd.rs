@@ -11,8 +11,9 @@ use crate::spec::{ConvSpec, Layout};
 /// Filters, tiles and channels of a block.
 const FILTERS: usize = 64;
 const TILES: usize = 32;
-const CHANNELS: usize = 8;
-const ELEMENTS: usize = 16;
+pub(super) const CHANNELS: usize = 8;
+/// Pixels of a tile with what its windows reach, and so products of a channel.
+pub(super) const ELEMENTS: usize = 16;
 
 /// Points 0, ±1, ∞: no rounding but that of sums.
 static TRANSFORM: WinogradTransform = WinogradTransform {

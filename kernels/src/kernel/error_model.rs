@@ -36,6 +36,9 @@ pub enum ErrorModel {
     ///
     /// An operand too small for the format that it is rounded to loses up to `operand` whatever its size: add
     /// `operand`·Σ(|w| + |x|), and `k`·2⁻¹⁴⁹ as for sums.
+    ///
+    /// All of this is for operands below 2¹²⁸ − 2¹¹⁹ (3.396·10³⁸). Larger ones may be rounded to infinity, and where
+    /// operands are split, these and infinities make NaN of every output that reads them. A NaN stays one.
     Rounded {
         /// The factor k.
         k: f64,

@@ -62,6 +62,9 @@ fn request(args: &args::What, layers: Vec<Layer>, roofs: bool) -> Result<Request
         [] => vec![Clock::Warm],
         clocks => clocks.iter().map(|&clock| clock.into()).collect(),
     };
+    if !on_gpu && clocks.contains(&Clock::Device) {
+        return Err(refused("--clock device times what runs on a GPU, but no such kernel or peer is named"));
+    }
     let mut run = Run::of_process();
     if on_gpu {
         run.gpu = gpu::devices().ok().and_then(|devices| devices.first().map(ToString::to_string));

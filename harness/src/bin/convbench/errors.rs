@@ -34,8 +34,8 @@ pub(crate) fn errors(args: &args::Errors, out: &mut dyn Write) -> Outcome {
         let reference = Reference::new(spec, 0);
         let of_direct = direct.supports(spec).ok().and_then(|()| reference.errors(direct).ok());
         for kernel in kernels.iter().filter(|kernel| kernel.supports(spec).is_ok()) {
-            // `auto` and `winograd` run as others do.
-            if named.is_empty() && ["auto", "winograd"].contains(&kernel.algorithm()) {
+            // These run as others do.
+            if named.is_empty() && ["auto", "winograd", "cuda"].contains(&kernel.algorithm()) {
                 continue;
             }
             let found = match &of_direct {

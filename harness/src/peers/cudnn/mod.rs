@@ -10,7 +10,9 @@
 //! round; as `cudnn-tf32` it may use the tensor cores, as frameworks let it by default.
 
 mod convolution;
-mod library;
+mod descriptors;
+mod loaded;
+mod tf32;
 
 use std::cell::OnceCell;
 use std::path::Path;
@@ -20,7 +22,7 @@ use std::time::{Duration, Instant};
 use kernels::{ConvSpec, ErrorModel, Layout, PlanOptions};
 
 use self::convolution::{Convolution, Math};
-use self::library::{Handle, Library};
+use self::loaded::{Handle, Library};
 use crate::data::Tensors;
 use crate::engine::{Engine, Facts, Io, Prepared, Refusal};
 use crate::gpu::{self, Buffers, Failure, Gpu, Runs};
@@ -35,26 +37,27 @@ const NAME: &str = "cudnn";
 /// # Errors
 /// A given file that is of no use.
 pub(super) fn find(path: Option<&Path>) -> Result<Vec<Box<dyn Engine>>, String> {
-    let library = match path {
+    let cudnn = match path {
         Some(path) => Ok(Library::of_file(path)?),
         None => Library::of_system(),
     };
-    let shared = Rc::new(Shared { library, handle: OnceCell::new() });
+    let shared = Rc::new(Shared { cudnn, handle: OnceCell::new() });
     let engine = |math| Box::new(Cudnn { shared: Rc::clone(&shared), math }) as Box<dyn Engine>;
     Ok(vec![engine(Math::Fma), engine(Math::Tf32)])
 }
 
-/// The library, or why there is none, and its handle once it is needed.
+/// cuDNN, or why there is none, and its handle once it is needed.
 #[derive(Debug)]
 struct Shared {
-    library: Result<Library, String>,
     handle: OnceCell<Result<Rc<Handle>, String>>,
+    // Goes after the handle.
+    cudnn: Result<Library, String>,
 }
 
 impl Shared {
     fn handle(&self, gpu: &Gpu) -> Result<Rc<Handle>, Refusal> {
-        let library = self.library.as_ref().map_err(Refusal::unavailable)?;
-        let make = || Handle::new(library, gpu).map(Rc::new).map_err(String::from);
+        let cudnn = self.cudnn.as_ref().map_err(Refusal::unavailable)?;
+        let make = || Handle::new(cudnn, gpu).map(Rc::new).map_err(String::from);
         self.handle.get_or_init(make).clone().map_err(Refusal::unavailable)
     }
 }
@@ -78,7 +81,7 @@ impl Engine for Cudnn {
     }
 
     fn version(&self) -> Option<String> {
-        self.shared.library.as_ref().ok().map(|library| library.version.clone())
+        self.shared.cudnn.as_ref().ok().map(|cudnn| cudnn.version.clone())
     }
 
     fn on_device(&self) -> bool {
@@ -102,11 +105,11 @@ impl Engine for Cudnn {
         io: Io<'a>,
         _: &'a Pool,
     ) -> Result<Box<dyn Prepared + 'a>, Refusal> {
-        self.shared.library.as_ref().map_err(Refusal::unavailable)?;
+        self.shared.cudnn.as_ref().map_err(Refusal::unavailable)?;
         let gpu = Gpu::get().map_err(Refusal::unavailable)?;
         let handle = self.shared.handle(gpu)?;
-        convolution::supports(spec).map_err(Refusal::unsupported)?;
-        let buffers = Buffers::of(gpu, io.tensors, spec.output_len())?;
+        descriptors::supports(spec).map_err(Refusal::unsupported)?;
+        let buffers = Buffers::of(gpu, spec, io.tensors)?;
         let start = Instant::now();
         let mut convolution = fastest(gpu, &handle, spec, self.math, io.tensors, &buffers)?;
         let plan = start.elapsed();

@@ -40,13 +40,13 @@ pub(super) struct Description {
 impl<'a> Convolution<'a> {
     /// Chooses an implementation by this `dnnl_alg_kind_t` and brings weights and input into its layouts.
     pub(super) fn new(
-        library: &'static Library,
+        dnnl: &'static Library,
         spec: &ConvSpec,
         algorithm: c_int,
         tensors: &'a Tensors,
     ) -> Result<(Self, Description), Failure> {
-        let device = Device::new(library)?;
-        let user = Descriptors::of_user(library, spec)?;
+        let device = Device::new(dnnl)?;
+        let user = Descriptors::of_user(dnnl, spec)?;
         let start = Instant::now();
         let choice = Choice::new(&device, spec, algorithm)?;
         let chosen = start.elapsed();

@@ -49,14 +49,14 @@ pub(super) fn find(paths: &[PathBuf]) -> Result<Vec<Box<dyn Engine>>, String> {
     };
     let mut names: Vec<String> = Vec::new();
     let mut engines: Vec<Box<dyn Engine>> = Vec::new();
-    for library in libraries {
-        let name = match &library {
-            Ok(library) if paths.len() > 1 => unlike(&names, format!("{NAME}-{}", library.version)),
+    for dnnl in libraries {
+        let name = match &dnnl {
+            Ok(dnnl) if paths.len() > 1 => unlike(&names, format!("{NAME}-{}", dnnl.version)),
             _ => NAME.to_owned(),
         };
         for algorithm in [Algorithm::Direct, Algorithm::Winograd] {
             let id = format!("{name}{}", algorithm.suffix());
-            engines.push(Box::new(OneDnn { id, library: library.clone(), algorithm }));
+            engines.push(Box::new(OneDnn { id, dnnl: dnnl.clone(), algorithm }));
         }
         names.push(name);
     }
@@ -74,7 +74,7 @@ fn of_system() -> Result<&'static Library, String> {
     let mut reasons = Vec::new();
     for file in FILES {
         match Library::of_system(file) {
-            Ok(library) => return Ok(library),
+            Ok(dnnl) => return Ok(dnnl),
             Err(reason) => reasons.push(reason),
         }
     }
@@ -118,7 +118,7 @@ impl Algorithm {
 struct OneDnn {
     id: String,
     /// Or why there is none.
-    library: Result<&'static Library, String>,
+    dnnl: Result<&'static Library, String>,
     algorithm: Algorithm,
 }
 
@@ -132,7 +132,7 @@ impl Engine for OneDnn {
     }
 
     fn version(&self) -> Option<String> {
-        self.library.as_ref().ok().map(|library| library.version.to_string())
+        self.dnnl.as_ref().ok().map(|dnnl| dnnl.version.to_string())
     }
 
     fn prepare<'a>(
@@ -141,21 +141,20 @@ impl Engine for OneDnn {
         io: Io<'a>,
         pool: &'a Pool,
     ) -> Result<Box<dyn Prepared + 'a>, Refusal> {
-        let library = *self.library.as_ref().map_err(Refusal::unavailable)?;
-        let version = library.version;
-        if pool.threads() > 1 && library.openmp.is_none() {
+        let dnnl = *self.dnnl.as_ref().map_err(Refusal::unavailable)?;
+        let version = dnnl.version;
+        if pool.threads() > 1 && dnnl.openmp.is_none() {
             return Err(Refusal::unavailable(format!(
                 "oneDNN {version} runs on one thread here: of its threads ({}) number and place cannot be set",
                 version.runtime()
             )));
         }
-        let made =
-            drive(library, pool, || Convolution::new(library, spec, self.algorithm.kind(), io.tensors));
-        let (convolution, description) = made.map_err(|failure| self.refusal(library, failure))?;
+        let made = drive(dnnl, pool, || Convolution::new(dnnl, spec, self.algorithm.kind(), io.tensors));
+        let (convolution, description) = made.map_err(|failure| self.refusal(dnnl, failure))?;
         let Description { implementation, plan, scratch_bytes, weights_bytes } = description;
         // From here on it goes on the driver, whatever happens.
         let mut prepared = OneDnnPlan {
-            library,
+            dnnl,
             convolution: Some(convolution),
             pool,
             output_len: spec.output_len(),
@@ -179,8 +178,8 @@ impl Engine for OneDnn {
 }
 
 impl OneDnn {
-    fn refusal(&self, library: &Library, failure: Failure) -> Refusal {
-        let version = library.version;
+    fn refusal(&self, dnnl: &Library, failure: Failure) -> Refusal {
+        let version = dnnl.version;
         match failure.status {
             ffi::UNIMPLEMENTED => Refusal::unsupported(format!(
                 "oneDNN {version} has no {} for this (unimplemented)",
@@ -195,8 +194,8 @@ impl OneDnn {
 }
 
 /// Runs something of the library's on the pool's driver, with its threads on the pool's cores.
-fn drive<R: Send>(library: &Library, pool: &Pool, work: impl FnOnce() -> R + Send) -> R {
-    pool.drive(|| match &library.openmp {
+fn drive<R: Send>(dnnl: &Library, pool: &Pool, work: impl FnOnce() -> R + Send) -> R {
+    pool.drive(|| match &dnnl.openmp {
         Some(openmp) => openmp.with_team(pool, work),
         None => work(),
     })
@@ -213,7 +212,7 @@ fn winograd_model(implementation: &str, spec: &ConvSpec, weights: &[f32]) -> Res
 }
 
 struct OneDnnPlan<'a> {
-    library: &'static Library,
+    dnnl: &'static Library,
     /// Always there until it is dropped.
     convolution: Option<Convolution<'a>>,
     pool: &'a Pool,
@@ -227,8 +226,8 @@ impl<'a> OneDnnPlan<'a> {
         work: impl FnOnce(&mut Convolution<'a>) -> Result<R, Failure> + Send,
     ) -> Result<R, String> {
         let convolution = self.convolution.as_mut().ok_or("is gone")?;
-        drive(self.library, self.pool, || work(convolution))
-            .map_err(|failure| format!("oneDNN {}: {failure}", self.library.version))
+        drive(self.dnnl, self.pool, || work(convolution))
+            .map_err(|failure| format!("oneDNN {}: {failure}", self.dnnl.version))
     }
 }
 

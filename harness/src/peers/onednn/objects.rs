@@ -49,26 +49,26 @@ impl Drop for Owned {
 /// The CPU, and the order in which it is given work. It must outlive what is made on it.
 #[derive(Debug)]
 pub(super) struct Device {
-    library: &'static Library,
+    dnnl: &'static Library,
     stream: Owned,
     engine: Owned,
 }
 
 impl Device {
-    pub(super) fn new(library: &'static Library) -> Result<Self, Failure> {
+    pub(super) fn new(dnnl: &'static Library) -> Result<Self, Failure> {
         // SAFETY: the result goes where the function may write it.
-        let create = |object| unsafe { (library.create_engine)(object, ffi::ENGINE_CPU, 0) };
-        let engine = Owned::new("dnnl_engine_create", library.destroy_engine, create)?;
+        let create = |object| unsafe { (dnnl.create_engine)(object, ffi::ENGINE_CPU, 0) };
+        let engine = Owned::new("dnnl_engine_create", dnnl.destroy_engine, create)?;
         // SAFETY: as above; the engine is alive.
-        let create = |o| unsafe { (library.create_stream)(o, engine.object, ffi::STREAM_IN_ORDER) };
-        let stream = Owned::new("dnnl_stream_create", library.destroy_stream, create)?;
-        Ok(Device { library, stream, engine })
+        let create = |o| unsafe { (dnnl.create_stream)(o, engine.object, ffi::STREAM_IN_ORDER) };
+        let stream = Owned::new("dnnl_stream_create", dnnl.destroy_stream, create)?;
+        Ok(Device { dnnl, stream, engine })
     }
 
     /// Returns when all work is done.
     pub(super) fn wait(&self) -> Result<(), Failure> {
         // SAFETY: the stream is alive.
-        check("dnnl_stream_wait", unsafe { (self.library.wait)(self.stream.object) })
+        check("dnnl_stream_wait", unsafe { (self.dnnl.wait)(self.stream.object) })
     }
 }
 
@@ -87,11 +87,11 @@ enum Form {
 impl Descriptor {
     /// Dimensions, in the order that the library has them, and their strides; without strides whatever the
     /// library likes best.
-    fn new(library: &Library, dims: &[usize], strides: Option<&[usize]>) -> Result<Self, Failure> {
+    fn new(dnnl: &Library, dims: &[usize], strides: Option<&[usize]>) -> Result<Self, Failure> {
         let rank = c_int::try_from(dims.len()).unwrap_or(c_int::MAX);
         let (dims, strides) = (self::dims(dims), strides.map(self::dims));
         let dims = dims.as_ptr();
-        match library.generation {
+        match dnnl.generation {
             Generation::Two { init_by_strides, init_by_tag, .. } => {
                 let mut room: Box<ffi::DescriptorRoom> = Box::new([0; _]);
                 let descriptor: Object = (&raw mut *room).cast();
@@ -139,14 +139,14 @@ pub(super) struct Descriptors {
 
 impl Descriptors {
     /// As the spec has them.
-    pub(super) fn of_user(library: &Library, spec: &ConvSpec) -> Result<Self, Failure> {
+    pub(super) fn of_user(dnnl: &Library, spec: &ConvSpec) -> Result<Self, Failure> {
         let image = |dims: [usize; 4]| {
             let [_, channels, height, width] = dims;
             let strides = match spec.layout() {
                 Layout::Nchw => [channels * height * width, height * width, width, 1],
                 Layout::Nhwc => [channels * height * width, 1, width * channels, channels],
             };
-            Descriptor::new(library, &dims, Some(&strides))
+            Descriptor::new(dnnl, &dims, Some(&strides))
         };
         let weights = weights_dims(spec);
         let mut strides = vec![1; weights.len()];
@@ -155,19 +155,19 @@ impl Descriptors {
         }
         Ok(Descriptors {
             input: image(input_shape(spec))?,
-            weights: Descriptor::new(library, &weights, Some(&strides))?,
-            bias: Descriptor::new(library, &[spec.out_channels()], Some(&[1]))?,
+            weights: Descriptor::new(dnnl, &weights, Some(&strides))?,
+            bias: Descriptor::new(dnnl, &[spec.out_channels()], Some(&[1]))?,
             output: image(output_shape(spec))?,
         })
     }
 
     /// As the library likes them best; the bias is always plain.
-    fn of_any(library: &Library, spec: &ConvSpec) -> Result<Self, Failure> {
+    fn of_any(dnnl: &Library, spec: &ConvSpec) -> Result<Self, Failure> {
         Ok(Descriptors {
-            input: Descriptor::new(library, &input_shape(spec), None)?,
-            weights: Descriptor::new(library, &weights_dims(spec), None)?,
-            bias: Descriptor::new(library, &[spec.out_channels()], Some(&[1]))?,
-            output: Descriptor::new(library, &output_shape(spec), None)?,
+            input: Descriptor::new(dnnl, &input_shape(spec), None)?,
+            weights: Descriptor::new(dnnl, &weights_dims(spec), None)?,
+            bias: Descriptor::new(dnnl, &[spec.out_channels()], Some(&[1]))?,
+            output: Descriptor::new(dnnl, &output_shape(spec), None)?,
         })
     }
 }
@@ -193,7 +193,7 @@ fn dims(values: &[usize]) -> Dims {
 /// What the library has chosen for a convolution.
 #[derive(Debug)]
 pub(super) struct Choice {
-    library: &'static Library,
+    dnnl: &'static Library,
     description: Owned,
 }
 
@@ -208,7 +208,7 @@ pub(super) enum Array {
 /// A layout that the library has chosen.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Chosen<'a> {
-    library: &'static Library,
+    dnnl: &'static Library,
     descriptor: ConstDescriptor,
     of: PhantomData<&'a Choice>,
 }
@@ -216,20 +216,20 @@ pub(super) struct Chosen<'a> {
 impl Chosen<'_> {
     pub(super) fn bytes(self) -> usize {
         // SAFETY: the descriptor is alive.
-        unsafe { (self.library.descriptor_size)(self.descriptor) }
+        unsafe { (self.dnnl.descriptor_size)(self.descriptor) }
     }
 
     pub(super) fn is(self, descriptor: &Descriptor) -> bool {
         // SAFETY: both descriptors are alive.
-        unsafe { (self.library.descriptors_equal)(self.descriptor, descriptor.as_ptr()) != 0 }
+        unsafe { (self.dnnl.descriptors_equal)(self.descriptor, descriptor.as_ptr()) != 0 }
     }
 }
 
 impl Choice {
     /// For inference, with layouts of its own choice, by this `dnnl_alg_kind_t`.
     pub(super) fn new(device: &Device, spec: &ConvSpec, algorithm: c_int) -> Result<Self, Failure> {
-        let library = device.library;
-        let any = Descriptors::of_any(library, spec)?;
+        let dnnl = device.dnnl;
+        let any = Descriptors::of_any(dnnl, spec)?;
         let (input, weights) = (any.input.as_ptr(), any.weights.as_ptr());
         let (bias, output) = (any.bias.as_ptr(), any.output.as_ptr());
         let Padding { top, left, bottom, right } = spec.padding();
@@ -240,8 +240,8 @@ impl Choice {
         let (strides, dilation) = (strides.as_ptr(), dilation.as_ptr());
         let (before, after) = (before.as_ptr(), after.as_ptr());
         let (kind, engine) = (ffi::FORWARD_INFERENCE, device.engine.object);
-        let destroy = library.destroy_primitive_desc;
-        let description = match library.generation {
+        let destroy = dnnl.destroy_primitive_desc;
+        let description = match dnnl.generation {
             Generation::Two { init_convolution, create_primitive_desc, .. } => {
                 let mut room: Box<ffi::OperationRoom> = Box::new([0; _]);
                 let operation: Object = (&raw mut *room).cast();
@@ -282,19 +282,18 @@ impl Choice {
                 Owned::new("dnnl_convolution_forward_primitive_desc_create", destroy, create)?
             }
         };
-        Ok(Choice { library, description })
+        Ok(Choice { dnnl, description })
     }
 
     /// The layout that it wants an array in.
     pub(super) fn layout(&self, array: Array) -> Result<Chosen<'_>, Failure> {
         let function = "dnnl_primitive_desc_query_md";
         // SAFETY: the description is alive, and a convolution has such an array.
-        let descriptor =
-            unsafe { (self.library.query_descriptor)(self.description.object, array as c_int, 0) };
+        let descriptor = unsafe { (self.dnnl.query_descriptor)(self.description.object, array as c_int, 0) };
         if descriptor.is_null() {
             return Err(Failure { function, status: ffi::RUNTIME_ERROR });
         }
-        Ok(Chosen { library: self.library, descriptor, of: PhantomData })
+        Ok(Chosen { dnnl: self.dnnl, descriptor, of: PhantomData })
     }
 
     /// The library's name for the implementation.
@@ -315,29 +314,29 @@ impl Choice {
     /// `result` must be of the type that belongs to the query.
     fn query(&self, what: c_int, result: *mut c_void) -> Result<(), Failure> {
         // SAFETY: the description is alive; this function's two callers pass the type that the header names.
-        let status = unsafe { (self.library.query)(self.description.object, what, 0, result) };
+        let status = unsafe { (self.dnnl.query)(self.description.object, what, 0, result) };
         check("dnnl_primitive_desc_query", status)
     }
 
     /// What can be run.
     pub(super) fn primitive(&self) -> Result<Primitive, Failure> {
-        Primitive::new(self.library, &self.description)
+        Primitive::new(self.dnnl, &self.description)
     }
 }
 
 /// Something that the library can run.
 #[derive(Debug)]
 pub(super) struct Primitive {
-    library: &'static Library,
+    dnnl: &'static Library,
     primitive: Owned,
 }
 
 impl Primitive {
-    fn new(library: &'static Library, description: &Owned) -> Result<Self, Failure> {
+    fn new(dnnl: &'static Library, description: &Owned) -> Result<Self, Failure> {
         // SAFETY: the description is alive; the result goes where the function may write it.
-        let create = |object| unsafe { (library.create_primitive)(object, description.object) };
-        let primitive = Owned::new("dnnl_primitive_create", library.destroy_primitive, create)?;
-        Ok(Primitive { library, primitive })
+        let create = |object| unsafe { (dnnl.create_primitive)(object, description.object) };
+        let primitive = Owned::new("dnnl_primitive_create", dnnl.destroy_primitive, create)?;
+        Ok(Primitive { dnnl, primitive })
     }
 
     /// Runs it.
@@ -349,7 +348,7 @@ impl Primitive {
         let count = c_int::try_from(arguments.len()).unwrap_or(c_int::MAX);
         let (primitive, stream) = (self.primitive.object, device.stream.object);
         // SAFETY: primitive, stream and memories are alive, the rest is the caller's word.
-        let status = unsafe { (self.library.execute)(primitive, stream, count, arguments.as_ptr()) };
+        let status = unsafe { (self.dnnl.execute)(primitive, stream, count, arguments.as_ptr()) };
         check("dnnl_primitive_execute", status)
     }
 }
@@ -363,11 +362,11 @@ pub(super) struct Memory<'a> {
 
 impl<'a> Memory<'a> {
     fn create(device: &Device, descriptor: ConstDescriptor, data: *mut c_void) -> Result<Self, Failure> {
-        let (create, engine) = (device.library.create_memory, device.engine.object);
+        let (create, engine) = (device.dnnl.create_memory, device.engine.object);
         // SAFETY: descriptor and engine are alive; this function's callers see to it that `data` is as large
         // as the descriptor says and outlives the result, or asks the library for memory.
         let create = |object| unsafe { create(object, descriptor, engine, data) };
-        let memory = Owned::new("dnnl_memory_create", device.library.destroy_memory, create)?;
+        let memory = Owned::new("dnnl_memory_create", device.dnnl.destroy_memory, create)?;
         Ok(Memory { memory, of: PhantomData })
     }
 
@@ -391,7 +390,7 @@ impl<'a> Memory<'a> {
 
 fn check_len(device: &Device, layout: &Descriptor, len: usize) -> Result<(), Failure> {
     // SAFETY: the descriptor is alive.
-    let bytes = unsafe { (device.library.descriptor_size)(layout.as_ptr()) };
+    let bytes = unsafe { (device.dnnl.descriptor_size)(layout.as_ptr()) };
     let fits = Some(bytes) == len.checked_mul(size_of::<f32>());
     check("dnnl_memory_desc_get_size", if fits { ffi::SUCCESS } else { ffi::RUNTIME_ERROR })
 }
@@ -412,13 +411,13 @@ impl Reorder {
     }
 
     fn new(device: &Device, from: ConstDescriptor, to: ConstDescriptor) -> Result<Self, Failure> {
-        let (library, engine) = (device.library, device.engine.object);
+        let (dnnl, engine) = (device.dnnl, device.engine.object);
         // SAFETY: descriptors and engine are alive; attributes may be null; the result goes where the
         // function may write it.
-        let create = |object| unsafe { (library.create_reorder)(object, from, engine, to, engine, null()) };
+        let create = |object| unsafe { (dnnl.create_reorder)(object, from, engine, to, engine, null()) };
         let function = "dnnl_reorder_primitive_desc_create";
-        let description = Owned::new(function, library.destroy_primitive_desc, create)?;
-        Ok(Reorder(Primitive::new(library, &description)?))
+        let description = Owned::new(function, dnnl.destroy_primitive_desc, create)?;
+        Ok(Reorder(Primitive::new(dnnl, &description)?))
     }
 
     /// Does it.

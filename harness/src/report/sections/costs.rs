@@ -19,7 +19,7 @@ pub(super) fn memory(results: &Results) -> Option<Section> {
                         C/g · KH · KW · OH · OW · 4 bytes; and the weights as they are given.";
             blocks.push(text(line));
         }
-        let name = threads(results.settings[memory.setting].threads);
+        let name = results.settings[memory.setting].label_of_any_caches();
         blocks.push(Block::Table(memory_summary(results, &memory, &name)));
         let size = |n: Option<usize>| n.map_or("–".to_owned(), |n| bytes(n as u64));
         let heads = ["layer", "weights", "im2col matrix"].map(str::to_owned).into_iter();

@@ -24,13 +24,12 @@
 
 enum Product { TF32X3, TF32, BF16 };
 
-// To 11 significant bits, half away from zero; NaN stays one (its bits could wrap around).
-CONV_INLINE uint32_t rounded_to_tf32(float x) {
-    const uint32_t bits = __float_as_uint(x);
-    return x == x ? bits + 0x1000 : bits;  // the hardware drops the low 13 bits
-}
+// To 11 significant bits, half away from zero. The hardware drops the low 13 bits, which may be all that makes a NaN
+// of one, and its bits could wrap around: it becomes another one.
+CONV_INLINE uint32_t rounded_to_tf32(float x) { return x == x ? __float_as_uint(x) + 0x1000 : 0x7fffffff; }
 
-// x = big + small. The difference is exact; where x is NaN or infinite it is NaN, and so is the sum.
+// x = big + small. The difference is exact; where x is NaN or infinite it is NaN, and so is the sum. Where `big` is
+// rounded to infinity `small` is the other one, and the sum is NaN.
 struct Split {
     uint32_t big, small;
     CONV_INLINE void set(float x) {

@@ -1,4 +1,4 @@
-//! The shared library, and its handle.
+//! cuDNN as it is loaded, and its handle.
 
 use std::ffi::OsStr;
 use std::fmt;
@@ -40,7 +40,7 @@ pub(super) struct Library {
     /// As `9.19.0`.
     pub(super) version: String,
     /// It stays as long as anything of it may be called.
-    _library: libloading::Library,
+    _loaded: libloading::Library,
 }
 
 impl Library {
@@ -57,10 +57,10 @@ impl Library {
         }
         // The loader would look for a bare name elsewhere.
         let whole = std::fs::canonicalize(path).map_err(|error| named(error.to_string()))?;
-        let library = load(whole.as_os_str()).map_err(named)?;
+        let loaded = load(whole.as_os_str()).map_err(named)?;
         // cudarc looks by name alone, and finds what is loaded already.
         match by_name() {
-            Ok(found) if address(&found) == address(&library) => Library::checked(library).map_err(named),
+            Ok(found) if address(&found) == address(&loaded) => Library::checked(loaded).map_err(named),
             _ => Err(named(format!(
                 "is not what is found as {}: the file needs that name as its SONAME, and no other library may have \
                  it",
@@ -74,22 +74,22 @@ impl Library {
     /// # Errors
     /// Why there is none.
     pub(super) fn of_system() -> Result<Self, String> {
-        let library = by_name().map_err(|error| {
+        let loaded = by_name().map_err(|error| {
             format!("the system has no library of cuDNN 9 ({error}); --cudnn FILE names one")
         })?;
-        Library::checked(library)
+        Library::checked(loaded)
     }
 
-    fn checked(library: libloading::Library) -> Result<Self, String> {
+    fn checked(loaded: libloading::Library) -> Result<Self, String> {
         for &name in FUNCTIONS {
             // SAFETY: the symbol is only looked for.
-            if unsafe { library.get::<*const ()>(name) }.is_err() {
+            if unsafe { loaded.get::<*const ()>(name) }.is_err() {
                 return Err(format!("is no cuDNN, or an unknown version of it: it has no {name}"));
             }
         }
         // SAFETY: the function was found just now, and is of this type in all versions.
         let version = unsafe {
-            library.get::<unsafe extern "C" fn() -> usize>("cudnnGetVersion").map(|version| version())
+            loaded.get::<unsafe extern "C" fn() -> usize>("cudnnGetVersion").map(|version| version())
         };
         let version = version.map_err(|error| error.to_string())?;
         // Since 9 the major number has two digits more.
@@ -98,7 +98,7 @@ impl Library {
         if major != 9 {
             return Err(format!("cuDNN {major} has another interface than 9, which is known here"));
         }
-        Ok(Library { version: format!("{major}.{}.{}", rest / 100, rest % 100), _library: library })
+        Ok(Library { version: format!("{major}.{}.{}", rest / 100, rest % 100), _loaded: loaded })
     }
 }
 
@@ -112,16 +112,16 @@ fn by_name() -> Result<libloading::Library, String> {
     let mut reason = String::new();
     for name in NAMES {
         match load(name) {
-            Ok(library) => return Ok(library),
+            Ok(loaded) => return Ok(loaded),
             Err(error) => reason = error,
         }
     }
     Err(reason)
 }
 
-fn address(library: &libloading::Library) -> Option<*const ()> {
+fn address(loaded: &libloading::Library) -> Option<*const ()> {
     // SAFETY: the symbol is only looked at, as an address.
-    unsafe { library.get::<*const ()>(FUNCTIONS[1]) }.ok().map(|symbol| *symbol)
+    unsafe { loaded.get::<*const ()>(FUNCTIONS[1]) }.ok().map(|symbol| *symbol)
 }
 
 /// cuDNN's state on a GPU, bound to the stream on which everything is timed.
@@ -155,5 +155,13 @@ impl Drop for Handle {
 
 /// What cuDNN says.
 pub(super) fn failure(error: result::CudnnError) -> Failure {
-    Failure::Other(format!("cuDNN: {:?}", error.0))
+    use sys::cudnnStatus_t as Status;
+    let words = format!("cuDNN: {:?}", error.0);
+    match error.0 {
+        Status::CUDNN_STATUS_NOT_SUPPORTED
+        | Status::CUDNN_STATUS_NOT_SUPPORTED_SHAPE
+        | Status::CUDNN_STATUS_NOT_SUPPORTED_LAYOUT
+        | Status::CUDNN_STATUS_NOT_SUPPORTED_PADDING => Failure::Unsupported(words),
+        _ => Failure::Other(words),
+    }
 }
