@@ -29,6 +29,24 @@ const POOLINGS: [Pooling; 3] = [
     Pooling::Average { count_include_pad: true },
 ];
 
+/// Every width around the vectors' lengths: whole vectors, cut ones, and windows that padding cuts beside them.
+#[test]
+fn every_small_width() {
+    let windows = (1..=40).flat_map(|width| (1..=3).map(move |kernel| (width, kernel)));
+    for (width, kernel) in windows.filter(|(width, kernel)| width >= kernel) {
+        for (stride, dilation, left) in [(1, 1, 0), (1, 1, 1), (1, 2, 0), (2, 1, 0), (2, 1, 1), (2, 2, 1)] {
+            let builder = PoolSpec::builder().channels(2).input_size(3, width).kernel(2, kernel);
+            let padding = Padding { left: left.min(kernel - 1), ..Padding::none() };
+            let builder = builder.stride(1, stride).dilation(1, dilation).padding(padding);
+            let Ok(spec) = builder.build() else { continue };
+            for (isa, pooling) in isas().flat_map(|isa| POOLINGS.map(|pooling| (isa, pooling))) {
+                let case = Case { spec, pooling, values: Values::Ties, threads: 1, offset: 0, seed: 1 };
+                run_case(isa, &case).unwrap_or_else(|what| panic!("{isa}, {case:?}: {what}"));
+            }
+        }
+    }
+}
+
 /// Sizes beyond the buffers of a row, and so many pixels that threads are used.
 #[test]
 fn long_rows_large_windows_and_threads() {

@@ -71,19 +71,36 @@ pub fn time(net: &Graph, options: &InferenceOptions, time: Duration) -> Result<T
     let mut inference = Inference::new(net, &weights, options).map_err(|error| error.to_string())?;
     // Packed: the network's own are not needed any more.
     drop(weights);
+    time_on(net, &mut inference, &images(net, options.batch), options, time)
+}
+
+/// A batch of random images, the same every time.
+pub fn images(net: &Graph, batch: usize) -> Vec<f32> {
     let mut rng = ChaCha8Rng::seed_from_u64(2);
-    let input: Vec<f32> =
-        (0..options.batch * net.input_shape().len()).map(|_| rng.random_range(-1.0..1.0)).collect();
+    (0..batch * net.input_shape().len()).map(|_| rng.random_range(-1.0..1.0)).collect()
+}
+
+/// [`time`] of a network that is ready to run, with these options, on a batch of images.
+///
+/// # Errors
+/// One line: what the network or the machine refuses.
+pub fn time_on(
+    net: &Graph,
+    inference: &mut Inference,
+    input: &[f32],
+    options: &InferenceOptions,
+    time: Duration,
+) -> Result<Timed, String> {
     let mut parts: Vec<Vec<f64>> = vec![Vec::new(); inference.steps().count()];
     let mut runs = Vec::new();
     let pool = Pool::new(options.threads)?;
     pool.run(|| -> Result<(), cnn::Error> {
-        inference.run(&input)?;
+        inference.run(input)?;
         let start = Instant::now();
         while runs.len() < FEWEST || start.elapsed() < time {
             let mut times = parts.iter_mut();
             let run = Instant::now();
-            inference.run_observed(&input, |_, spent, _| {
+            inference.run_observed(input, |_, spent, _| {
                 if let Some(times) = times.next() {
                     times.push(1e3 * spent.as_secs_f64());
                 }
@@ -127,7 +144,10 @@ fn median(times: &mut [f64]) -> f64 {
 
 /// Refuses what would not fit memory: weights, packed ones up to five times as large (Winograd's), two of the
 /// largest activations.
-fn check_memory(net: &Graph, batch: usize) -> Result<(), String> {
+///
+/// # Errors
+/// The amounts.
+pub fn check_memory(net: &Graph, batch: usize) -> Result<(), String> {
     let largest = net.nodes().iter().map(|node| node.shape().len()).max().unwrap_or(0);
     let activations = largest.checked_mul(batch).and_then(|values| values.checked_mul(2));
     let values = activations.and_then(|values| values.checked_add(net.parameter_count().checked_mul(6)?));

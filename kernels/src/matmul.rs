@@ -23,6 +23,7 @@
 
 use std::ops::Range;
 
+use crate::band::transpose_raw;
 use crate::buffer::LINE;
 use crate::error::{ConvError, SpecError};
 use crate::kernel::{PlanOptions, check_len};
@@ -293,9 +294,17 @@ impl Job<'_> {
                         let columns = S::NR.min(n - first);
                         let vectors = columns.div_ceil(S::LANES);
                         let width = vectors * S::LANES;
-                        for (row, p) in scratch.0.chunks_exact_mut(width).zip(steps.clone()) {
-                            let from = data[first * column + p * step..].iter().step_by(column);
-                            row[..columns].iter_mut().zip(from).for_each(|(to, from)| *to = *from);
+                        let from = &data[first * column + start * step..];
+                        if column == 1 {
+                            for (row, p) in scratch.0.chunks_exact_mut(width).zip(0..steps.len()) {
+                                row[..columns].copy_from_slice(&from[p * step..][..columns]);
+                            }
+                        } else {
+                            let from = &from[..(columns - 1) * column + steps.len()];
+                            let to = scratch.0.as_mut_ptr();
+                            // SAFETY: `from` has these steps of all columns, a pass fits the panel, and `width` is no
+                            // less than the columns.
+                            unsafe { transpose_raw(from.as_ptr(), column, columns, steps.len(), to, width) };
                         }
                         (&scratch.0[..], width, vectors, first, columns)
                     }

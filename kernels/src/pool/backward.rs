@@ -3,6 +3,7 @@
 use std::ops::Range;
 
 use super::forward::{Largest, Reduction, Window};
+use super::planes::Plane;
 use super::{PoolPlan, PoolSpec, Pooling, divisor};
 use crate::buffer::LINE;
 use crate::parallel::SharedOutput;
@@ -73,59 +74,6 @@ pub(super) fn block<S: Simd>(
                 // SAFETY: the image starts inside the gradient.
                 grad_input: unsafe { grad_input.at(start) },
             });
-        }
-    }
-}
-
-/// A plane in NCHW.
-struct Plane<'a> {
-    plan: &'a PoolPlan,
-    input: &'a [f32],
-    grad_output: &'a [f32],
-    grad_input: &'a mut [f32],
-}
-
-impl<S: Simd> SimdOp<S> for Plane<'_> {
-    type Output = ();
-    #[inline(always)]
-    fn eval(self, _: S) {
-        let spec = &self.plan.spec;
-        let (vertical, horizontal, width) = (spec.axis(0), spec.axis(1), spec.in_width());
-        self.grad_input.fill(0.0);
-        for (y, grads) in self.grad_output.chunks_exact(spec.out_width()).enumerate() {
-            let rows = vertical.taps(y);
-            let counted = vertical.counted(y, self.plan.pooling.counts_padding());
-            for (x, (&grad, counts)) in grads.iter().zip(&self.plan.columns).enumerate() {
-                let columns = horizontal.taps(x);
-                if rows.is_empty() || columns.is_empty() {
-                    continue;
-                }
-                let first = vertical.place(y, rows.start) * width + horizontal.place(x, columns.start);
-                // The window's pixels in the plane; the last one is there, so nothing overflows.
-                let row = |r: usize| first + r * vertical.dilation * width;
-                let reach = (columns.len() - 1) * horizontal.dilation + 1;
-                match self.plan.pooling {
-                    Pooling::Max => {
-                        let (mut largest, mut place) = (self.input[first], first);
-                        for r in 0..rows.len() {
-                            let pixels = self.input[row(r)..][..reach].iter().step_by(horizontal.dilation);
-                            for (s, &value) in pixels.enumerate() {
-                                if value > largest || (value.is_nan() && !largest.is_nan()) {
-                                    (largest, place) = (value, row(r) + s * horizontal.dilation);
-                                }
-                            }
-                        }
-                        self.grad_input[place] += grad;
-                    }
-                    Pooling::Average { .. } => {
-                        let share = grad / divisor(counted, *counts);
-                        for r in 0..rows.len() {
-                            let pixels = self.grad_input[row(r)..][..reach].iter_mut();
-                            pixels.step_by(horizontal.dilation).for_each(|pixel| *pixel += share);
-                        }
-                    }
-                }
-            }
         }
     }
 }

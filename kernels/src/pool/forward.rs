@@ -102,11 +102,14 @@ impl<S: Simd, R: Reduction> SimdOp<S> for Rows<'_, R> {
             }
             if R::DIVIDES {
                 let rows = spec.axis(0).counted(y, self.plan.pooling.counts_padding());
+                if pixel == 1 {
+                    let values = out.iter_mut().zip(&self.plan.columns);
+                    values.for_each(|(value, columns)| *value /= divisor(rows, *columns));
+                    continue;
+                }
                 for (pixel, columns) in out.chunks_exact_mut(pixel).zip(&self.plan.columns) {
                     let divisor = divisor(rows, *columns);
-                    for value in pixel {
-                        *value /= divisor;
-                    }
+                    pixel.iter_mut().for_each(|value| *value /= divisor);
                 }
             }
         }

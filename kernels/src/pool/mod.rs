@@ -23,10 +23,11 @@
 //! threads share. In NHWC vectors are of channels and each window is walked. In NCHW the rows of a window are
 //! reduced first, column by column, into a buffer of the level-1 cache, so that any window costs a vector for each
 //! of its rows; the columns of the buffer then give the row of outputs, by loads side by side for stride 1 and by
-//! unzipping for stride 2.
+//! unzipping for stride 2. Backwards vectors are of windows in the same way, but for those that padding cuts.
 
 mod backward;
 mod forward;
+mod planes;
 mod spec;
 
 pub(crate) use forward::sum;
@@ -149,7 +150,7 @@ impl PoolPlan {
 
     /// Computes `grad_input`, the gradient by the input, from the gradient by the output: a maximum hands its
     /// gradient to the first of the window's largest pixels (the first NaN if there is one), row by row; an average
-    /// shares it among those that it counts. Where windows overlap gradients add up, in the order of the windows.
+    /// shares it among those that it counts. Where windows overlap gradients add up, one rounding each.
     ///
     /// `input` is what [`run`](Self::run) had; averages do not read it. What `grad_input` held is not read.
     ///

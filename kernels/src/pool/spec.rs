@@ -334,6 +334,14 @@ impl Axis {
         (self.size + self.before + self.after - window * self.stride).div_ceil(self.dilation).min(self.kernel)
     }
 
+    /// Of so many windows those with all their taps in the input.
+    pub(super) fn inner(&self, windows: usize) -> Range<usize> {
+        let extent = (self.kernel - 1) * self.dilation + 1;
+        let end = (self.size + self.before).checked_sub(extent).map_or(0, |room| room / self.stride + 1);
+        let end = end.min(windows);
+        self.before.div_ceil(self.stride).min(end)..end
+    }
+
     /// Whether the window's taps are all of the input, each once.
     pub(super) fn is_whole(&self, window: usize) -> bool {
         self.taps(window).len() == self.size

@@ -99,6 +99,10 @@ pub(crate) unsafe trait Simd: Copy + Send + Sync + fmt::Debug + 'static {
     /// Lanes as [`unzip_mixed`](Self::unzip_mixed) leaves them, put in order, without the first `SKIP`; the last
     /// `SKIP` lanes are zero.
     fn in_order<const SKIP: usize>(self, v: Self::F32) -> Self::F32;
+    /// Lanes in order, put as [`unzip_mixed`](Self::unzip_mixed) leaves them: what `in_order::<0>` makes good.
+    fn mixed(self, v: Self::F32) -> Self::F32;
+    /// The two vectors from which [`unzip_mixed`](Self::unzip_mixed) makes these.
+    fn zip_mixed(self, even: Self::F32, odd: Self::F32) -> (Self::F32, Self::F32);
 
     /// Loads `LANES` f32s.
     ///

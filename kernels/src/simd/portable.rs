@@ -115,6 +115,16 @@ unsafe impl Simd for Wide {
         let lanes = v.to_array();
         V::new(std::array::from_fn(|i| if i + SKIP < LANES { lanes[(i + SKIP) % LANES] } else { 0.0 }))
     }
+    #[inline(always)]
+    fn mixed(self, v: V) -> V {
+        v
+    }
+    #[inline(always)]
+    fn zip_mixed(self, even: V, odd: V) -> (V, V) {
+        let (even, odd) = (even.to_array(), odd.to_array());
+        let at = |i: usize| if i.is_multiple_of(2) { even[i / 2] } else { odd[i / 2] };
+        (V::new(std::array::from_fn(at)), V::new(std::array::from_fn(|i| at(LANES + i))))
+    }
 
     #[inline(always)]
     unsafe fn load(self, p: *const f32) -> V {

@@ -44,7 +44,10 @@ impl<S: Simd> SimdOp<S> for Check {
         let (even, odd) = s.unzip(va, vb);
         assert_eq!(values(even), both.iter().step_by(2).copied().collect::<Vec<_>>(), "{}", type_name::<S>());
         assert_eq!(values(odd), both[1..].iter().step_by(2).copied().collect::<Vec<_>>());
-        let mixed = s.unzip_mixed(va, vb).1;
+        let (mixed_even, mixed) = s.unzip_mixed(va, vb);
+        assert_eq!(values(s.mixed(odd)), values(mixed), "{}", type_name::<S>());
+        let (first, second) = s.zip_mixed(mixed_even, mixed);
+        assert_eq!((values(first), values(second)), (a.clone(), b.clone()), "{}", type_name::<S>());
         for (skip, v) in [(1, s.in_order::<1>(mixed)), (2, s.in_order::<2>(mixed))] {
             let mut want = values(odd)[skip..].to_vec();
             want.resize(S::LANES, 0.0);

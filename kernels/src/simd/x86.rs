@@ -43,6 +43,18 @@ const fn places_when_mixed<const LANES: usize>(skip: usize) -> [i32; LANES] {
     places
 }
 
+/// For each lane that `unzip_mixed` leaves, where it is in order: the inverse of [`places_when_mixed`].
+const fn places_in_order<const LANES: usize>() -> [i32; LANES] {
+    let mixed = places_when_mixed::<LANES>(0);
+    let mut places = [0; LANES];
+    let mut lane = 0;
+    while lane < LANES {
+        places[mixed[lane] as usize] = lane as i32;
+        lane += 1;
+    }
+    places
+}
+
 /// What is the same for all vectors of 256 bits, whose tokens prove AVX2 and FMA.
 macro_rules! on_256_bits {
     () => {
@@ -109,6 +121,17 @@ macro_rules! on_256_bits {
             }
             // SAFETY: as above; SKIP <= 8.
             unsafe { _mm256_and_ps(v, _mm256_castsi256_ps(avx2_mask(8 - SKIP))) }
+        }
+        #[inline(always)]
+        fn mixed(self, v: __m256) -> __m256 {
+            let places = const { places_in_order::<8>() };
+            // SAFETY: the token proves AVX2 and FMA; there are eight places.
+            unsafe { _mm256_permutevar8x32_ps(v, _mm256_loadu_si256(places.as_ptr().cast())) }
+        }
+        #[inline(always)]
+        fn zip_mixed(self, even: __m256, odd: __m256) -> (__m256, __m256) {
+            // SAFETY: the token proves AVX2 and FMA.
+            unsafe { (_mm256_unpacklo_ps(even, odd), _mm256_unpackhi_ps(even, odd)) }
         }
 
         #[inline(always)]
@@ -312,6 +335,17 @@ unsafe impl Simd for Avx512 {
             let places = _mm512_loadu_si512(places.as_ptr().cast());
             _mm512_maskz_permutexvar_ps(avx512_mask(16 - SKIP), places, v)
         }
+    }
+    #[inline(always)]
+    fn mixed(self, v: __m512) -> __m512 {
+        let places = const { places_in_order::<16>() };
+        // SAFETY: the token proves AVX-512; there are sixteen places.
+        unsafe { _mm512_permutexvar_ps(_mm512_loadu_si512(places.as_ptr().cast()), v) }
+    }
+    #[inline(always)]
+    fn zip_mixed(self, even: __m512, odd: __m512) -> (__m512, __m512) {
+        // SAFETY: the token proves AVX-512.
+        unsafe { (_mm512_unpacklo_ps(even, odd), _mm512_unpackhi_ps(even, odd)) }
     }
 
     #[inline(always)]

@@ -37,7 +37,8 @@ pub(crate) enum Command {
     Verify(Verify),
     /// Measure the kernels' rounding errors against float64, on data like a network's
     Errors(Errors),
-    /// Run a whole network on random weights and images: latency, images a second, time by layer
+    /// Run a whole network, one of those known (random weights) or an ONNX model: outputs, latency, images a second,
+    /// time by layer
     Net(Net),
     /// Print a completion script
     Completions {
@@ -398,12 +399,23 @@ pub(crate) struct Errors {
 
 #[derive(Debug, Args)]
 pub(crate) struct Net {
-    /// lenet5, alexnet, vgg16, resnet18, resnet50 or mobilenet_v2
-    #[arg(value_name = "NETWORK")]
+    /// lenet5, alexnet, vgg16, resnet18, resnet50 or mobilenet_v2, or an .onnx model
+    #[arg(value_name = "NETWORK|MODEL.onnx")]
     pub(crate) network: String,
-    /// Images in each run, several numbers separated by commas
-    #[arg(long, value_name = "N,…", value_delimiter = ',', default_value = "1")]
+    /// Images in each run, several numbers separated by commas; by default those of --input, or what the model
+    /// says, or 1
+    #[arg(long, value_name = "N,…", value_delimiter = ',')]
     pub(crate) batch: Vec<usize>,
+    /// Images to run it on, float32 of N×C×H×W; shows the largest outputs of each
+    #[arg(long, value_name = "X.npy")]
+    pub(crate) input: Option<PathBuf>,
+    /// Where to write what it gives for --input
+    #[arg(long, value_name = "Y.npy", requires = "input")]
+    pub(crate) output: Option<PathBuf>,
+    /// Write it as an ONNX model instead of running it, with random weights if it is not one already; the batch is
+    /// fixed only if --batch is given
+    #[arg(long, value_name = "MODEL.onnx", conflicts_with_all = ["input", "summary", "json"])]
+    pub(crate) save: Option<PathBuf>,
     /// Numbers of threads, separated by commas
     #[arg(long, value_name = "N,…", value_delimiter = ',', default_value = "1")]
     pub(crate) threads: Vec<usize>,
