@@ -7,8 +7,6 @@
 
 use crate::cache::CacheSizes;
 use crate::cpu::Rates;
-#[cfg(feature = "direct")]
-use crate::direct;
 use crate::error::{ConvError, Unavailable};
 #[cfg(feature = "winograd")]
 use crate::kernel::Accuracy;
@@ -19,23 +17,6 @@ use crate::simd::Isa;
 use crate::spec::{ConvSpec, Layout};
 #[cfg(feature = "winograd")]
 use crate::winograd;
-
-/// Whether the planes of a 1×1 convolution in NCHW are better read in place for each strip of filters, as `direct` may
-/// do, than packed: few planes, not many more than the pages that a core knows at once, of which the level-2 cache holds
-/// half or more, in vectors over row ends, of which few lanes are empty.
-#[cfg(feature = "direct")]
-fn planes_stay_near(c: Context<'_>) -> bool {
-    let pixels = c.spec.out_height() * c.spec.out_width();
-    direct::reads_in_place(c.spec, c.isa)
-        && c.spec.group_in_channels() <= 128
-        && 4 * c.spec.input_len() <= 2 * c.caches.l2
-        && pixels.next_multiple_of(c.isa.lanes()) - pixels <= pixels / 32
-}
-
-#[cfg(not(feature = "direct"))]
-fn planes_stay_near(_: Context<'_>) -> bool {
-    false
-}
 
 /// What `auto` takes for a convolution, and why.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -75,7 +56,7 @@ static RULES: &[Rule] = &[
     },
     Rule {
         algorithm: "pointwise",
-        when: |c| c.spec.layout() == Layout::Nhwc || lanes_should_be_pixels(c) && !planes_stay_near(c),
+        when: |c| c.spec.layout() == Layout::Nhwc || planes_should_be_packed(c),
         reason: "a 1x1 kernel is a matrix product of the input as it lies",
     },
     #[cfg(feature = "winograd")]
@@ -89,9 +70,9 @@ static RULES: &[Rule] = &[
         reason: "tiles of 3x3 and 5x5 kernels need 2 to 5 times fewer multiplications, more than their transforms cost",
     },
     Rule { algorithm: "direct", when: |_| true, reason: "sums in registers, without an im2col buffer" },
-    Rule { algorithm: "im2col-gemm", when: |_| true, reason: "a matrix product covers every shape" },
     // What was passed over above because another kernel is faster, in builds that lack the other.
     Rule { algorithm: "pointwise", when: |_| true, reason: "this build has no faster kernel for it" },
+    Rule { algorithm: "im2col-gemm", when: |_| true, reason: "a matrix product covers every shape" },
     Rule { algorithm: "depthwise", when: |_| true, reason: "this build has no faster kernel for it" },
     #[cfg(feature = "winograd")]
     Rule {
@@ -106,16 +87,34 @@ static RULES: &[Rule] = &[
     },
 ];
 
-/// Whether a 1×1 convolution in NCHW should have pixels in the lanes of its vectors, of which the last may be nearly
-/// empty, rather than filters, for which input and output are transposed. In multiply-adds for each pixel; an
-/// element takes about the time of 1.4 multiply-adds of a vector to be packed, of 1.8 to be transposed.
-fn lanes_should_be_pixels(c: Context<'_>) -> bool {
+/// Whether the planes of a 1×1 convolution in NCHW are better packed, in the shadow of the sums, than read where they lie
+/// by `direct`.
+fn planes_should_be_packed(c: Context<'_>) -> bool {
+    let spec = c.spec;
+    // Those of an image that the level-2 cache does not hold; also lesser ones where they come from further away, image
+    // after image, unless they are so small that they are read nearly line by line. (A stride leaves out rows.)
+    let bytes = 4 * spec.in_channels() * spec.out_height() * spec.in_width();
+    let come_from_afar = bytes.saturating_mul(spec.batch()) > c.caches.l2
+        && bytes > c.caches.l2 / 4
+        && spec.in_height() * spec.in_width() > 256;
+    bytes > c.caches.l2 || come_from_afar || c.isa.lanes() < MASKED_LANES && packing_costs_less(c)
+}
+
+/// Lanes of vectors that can be masked: with those `direct` also reads vectors of pixels in place.
+const MASKED_LANES: usize = 16;
+
+/// Where `direct` has filters in the lanes of its vectors, and outputs are transposed: whether it costs less to pack pixels
+/// and have them in the lanes, of which the last may be nearly empty. In multiply-adds for each pixel; an element takes
+/// about the time of 1.4 multiply-adds of a vector to be packed, of 1.8 to be transposed. Tiles of very short vectors
+/// have so few pixels that reading those one by one takes as long as if they were transposed.
+fn packing_costs_less(c: Context<'_>) -> bool {
     let pixels = c.spec.out_height() * c.spec.out_width();
     let [channels, filters] = [c.spec.group_in_channels(), c.spec.group_out_channels()].map(|n| n as f64);
-    let lanes = c.rates.lanes as f64;
+    let lanes = c.isa.lanes() as f64;
     let waste = pixels.next_multiple_of(c.isa.lanes()) as f64 / pixels as f64;
+    let inputs = if c.isa.lanes() > 4 { 0.0 } else { channels };
     channels * filters * waste + 1.4 * lanes * channels
-        < channels * filters + 1.8 * lanes * (channels + filters)
+        < channels * filters + 1.8 * lanes * (inputs + filters)
 }
 
 /// What `auto` takes for a convolution, and why. With [`Effort::Measure`] what was measured before; where nothing

@@ -117,23 +117,32 @@ fn arrange<S: Simd>(
 
 /// What is read for blocks of that many output rows.
 fn band<S: Simd>(spec: &ConvSpec, rows: usize) -> Band {
-    if spec.layout() == Layout::Nchw {
-        let is_near = 4 * spec.group_in_channels() * spec.in_height() * spec.in_width() <= CacheSizes::detect().l2;
-        let in_place = spec.padding() == Padding::none() && is_near;
-        return if in_place { Band::InPlace } else { Band::Planes(Planes::whole(spec, rows, S::LANES)) };
-    }
     let channels = spec.group_in_channels();
-    // Rows of a tile a multiple of 2 KiB apart would fall in very few sets of the level-1 cache.
-    // (A stride that is never taken may be as long as numbers go.)
-    let collides = |pitch: usize| (4 * pitch).saturating_mul(spec.stride()[1]).is_multiple_of(2048);
-    let in_place = spec.padding() == Padding::none()
-        && (spec.groups() == 1 || channels >= LINE)
-        && !collides(spec.in_channels());
-    if in_place {
+    if reads_in_place(spec) {
         Band::InPlace
+    } else if spec.layout() == Layout::Nchw {
+        Band::Planes(Planes::whole(spec, rows, S::LANES))
     } else {
-        Band::Pixels(if collides(channels) { channels + LINE } else { channels })
+        Band::Pixels(if collides(spec, channels) { channels + LINE } else { channels })
     }
+}
+
+/// Whether tiles read the input where it lies.
+pub(super) fn reads_in_place(spec: &ConvSpec) -> bool {
+    let channels = spec.group_in_channels();
+    spec.padding() == Padding::none()
+        && match spec.layout() {
+            // From further away planes are better read in order, and once.
+            Layout::Nchw => 4 * channels * spec.in_height() * spec.in_width() <= CacheSizes::detect().l2,
+            Layout::Nhwc => (spec.groups() == 1 || channels >= LINE) && !collides(spec, spec.in_channels()),
+        }
+}
+
+/// Whether rows of a tile whose pixels are that many f32s apart fall in very few sets of the level-1 cache: a multiple
+/// of 2 KiB apart.
+fn collides(spec: &ConvSpec, pitch: usize) -> bool {
+    // (A stride that is never taken may be as long as numbers go.)
+    (4 * pitch).saturating_mul(spec.stride()[1]).is_multiple_of(2048)
 }
 
 impl<S: Simd> Worker for Filters<S> {
@@ -232,7 +241,9 @@ impl<S: Simd> Filters<S> {
         let [row, column] = [dilation_y.saturating_mul(source.row), dilation_x.saturating_mul(source.pixel)];
         let steps = kernel_height * kernel_width * panel.width;
         let (len, a_step, outer, inner) = match spec.layout() {
-            Layout::Nchw if spec.kernel() == [1, 1] => (channels, source.channel, Segments::ONE, Segments::ONE),
+            Layout::Nchw if spec.kernel() == [1, 1] => {
+                (channels, source.channel, Segments::ONE, Segments::ONE)
+            }
             Layout::Nchw => (
                 kernel_width,
                 column,
