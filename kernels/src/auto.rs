@@ -93,8 +93,9 @@ fn planes_should_be_packed(c: Context<'_>) -> bool {
     let spec = c.spec;
     // Those of an image that the level-2 cache does not hold; also lesser ones where they come from further away, image
     // after image, unless they are so small that they are read nearly line by line. (A stride leaves out rows.)
-    let bytes = 4 * spec.in_channels() * spec.out_height() * spec.in_width();
-    let come_from_afar = bytes.saturating_mul(spec.batch()) > c.caches.l2
+    let rows = spec.in_height().min(spec.out_height());
+    let bytes = 4 * spec.in_channels() * rows * spec.in_width();
+    let come_from_afar = bytes * spec.batch() > c.caches.l2
         && bytes > c.caches.l2 / 4
         && spec.in_height() * spec.in_width() > 256;
     bytes > c.caches.l2 || come_from_afar || c.isa.lanes() < MASKED_LANES && packing_costs_less(c)
@@ -185,7 +186,7 @@ mod tests {
     use super::*;
 
     /// Convolutions and what `auto` takes for them on any machine of its kind: 2 MiB of level-2 cache.
-    const CHOICES: [(&str, Isa, &str); 25] = [
+    const CHOICES: [(&str, Isa, &str); 28] = [
         // Depthwise, with and without multiplier.
         ("c32 h112 w112 o32 k3 p1 g32", Isa::Avx512, "depthwise"),
         ("c8 h14 w14 o16 k5 p2 g8 nhwc", Isa::Avx2, "depthwise"),
@@ -196,12 +197,15 @@ mod tests {
         // 49 pixels in four vectors of 16.
         ("c512 h7 w7 o2048 k1", Isa::Avx512, "direct"),
         ("c512 h7 w7 o2048 k1 nhwc", Isa::Avx512, "pointwise"),
-        ("c8 h7 w7 o16 k1", Isa::Avx512, "pointwise"),
-        // Planes from memory are packed, and all that `direct` cannot read in place.
+        ("c8 h7 w7 o16 k1", Isa::Avx512, "direct"),
+        // Planes that are near are read in place, with masks or where their last vector would be too empty.
+        ("c64 h56 w56 o64 k1", Isa::Avx512, "direct"),
         ("c64 h56 w56 o64 k1", Isa::Avx2, "pointwise"),
+        ("c384 h14 w14 o64 k1", Isa::Avx2, "direct"),
+        ("n32 c1024 h14 w14 o256 k1", Isa::Avx512, "direct"),
+        // Those from further away are packed.
+        ("n32 c256 h28 w28 o256 k1", Isa::Avx512, "pointwise"),
         ("c64 h224 w224 o64 k1", Isa::Avx512, "pointwise"),
-        // Neither are planes whose vectors `direct` finds too empty.
-        ("c128 h19 w19 o256 k1", Isa::Avx512, "pointwise"),
         // 3x3 with stride 1 and enough channels.
         ("c64 h56 w56 o64 k3 p1", Isa::Avx512, "winograd"),
         ("c128 h28 w28 o128 k3 p1 nhwc", Isa::Avx2, "winograd"),
@@ -235,10 +239,6 @@ mod tests {
         };
         for (text, isa, want) in CHOICES {
             check(text, isa, None, caches, want);
-        }
-        // Few planes that stay near are read in place, by a form of `direct` that only x86-64 builds have.
-        if cfg!(target_arch = "x86_64") {
-            check("c64 h56 w56 o64 k1", Isa::Avx512, None, caches, "direct");
         }
         // Where the third cache is close, streamed weights weigh less beside the products.
         let zen4 = CacheSizes { l1d: 32 << 10, l2: 1 << 20, l3: 32 << 20 };

@@ -3,14 +3,14 @@
 //! # Loop nest
 //! ```text
 //! for each unit (image, group, block of output rows, part of the panels):   parallel
-//!     copy the band (not for unpadded NHWC)
+//!     copy the band (mostly not without padding)
 //!     for each panel of filters: for each output row: for each tile of pixels in the row:
 //!         for each kernel row r: for each (kernel column s, channel c): outer product
 //! ```
-//! In a band of NHWC the (s, c) of a pixel's window row are side by side, so a kernel row is one segment
-//! of kernel width × channels steps: few channels cost no short loops. A band of NCHW has planes, copied as they are:
-//! pixels are broadcast one by one, wherever they lie, and transposing them would cost a tenth of the sums of a layer of
-//! 1×1. There the reduction goes channel by channel, (c, r, s).
+//! In the band the (s, c) of a pixel's window row are side by side, so a kernel row is one segment
+//! of kernel width × channels steps: few channels cost no short loops. That takes a transposition of planes, which costs
+//! a tenth of the sums of a 1×1 kernel; but pixels are broadcast one by one, wherever they lie, and planes without
+//! padding are read as they are.
 //!
 //! NCHW outputs go through scratch memory, one panel of a block at a time, and are transposed there.
 
@@ -64,11 +64,7 @@ pub(super) fn pack<S: Simd>(
     weights: &[f32],
     options: &PlanOptions,
 ) -> Result<Packed, ConvError> {
-    let order = match spec.layout() {
-        Layout::Nchw => Order::ChannelRowColumn,
-        Layout::Nhwc => Order::RowColumnChannel,
-    };
-    let panels = Panels::pack::<S>(spec, weights, order)?;
+    let panels = Panels::pack::<S>(spec, weights, Order::RowColumnChannel)?;
     Ok(Packed::new(simd, options, panels.bytes(), panels, arrange))
 }
 
@@ -120,12 +116,15 @@ fn band<S: Simd>(spec: &ConvSpec, rows: usize) -> Band {
     let channels = spec.group_in_channels();
     if reads_in_place(spec) {
         Band::InPlace
-    } else if spec.layout() == Layout::Nchw {
+    } else if spec.layout() == Layout::Nchw && channels < FEW {
         Band::Planes(Planes::whole(spec, rows, S::LANES))
     } else {
         Band::Pixels(if collides(spec, channels) { channels + LINE } else { channels })
     }
 }
+
+/// Fewer channels than that have no vectors to be transposed in.
+const FEW: usize = 4;
 
 /// Whether tiles read the input where it lies.
 pub(super) fn reads_in_place(spec: &ConvSpec) -> bool {
@@ -239,27 +238,13 @@ impl<S: Simd> Filters<S> {
         let (channels, width) = (spec.group_in_channels(), spec.out_width());
         // (A dilation that is never taken may be as long as numbers go.)
         let [row, column] = [dilation_y.saturating_mul(source.row), dilation_x.saturating_mul(source.pixel)];
-        let steps = kernel_height * kernel_width * panel.width;
-        let (len, a_step, outer, inner) = match spec.layout() {
-            Layout::Nchw if spec.kernel() == [1, 1] => {
-                (channels, source.channel, Segments::ONE, Segments::ONE)
-            }
-            Layout::Nchw => (
-                kernel_width,
-                column,
-                Segments { count: channels, a: source.channel, b: steps },
-                Segments { count: kernel_height, a: row, b: kernel_width * panel.width },
-            ),
-            Layout::Nhwc => {
-                let b = channels * panel.width;
-                let outer = Segments { count: kernel_height, a: row, b: kernel_width * b };
-                if dilation_x == 1 && source.pixel == channels {
-                    (kernel_width * channels, 1, outer, Segments::ONE)
-                } else {
-                    (channels, 1, outer, Segments { count: kernel_width, a: column, b })
-                }
-            }
+        let (len, inner) = if source.channel == 1 && source.pixel == channels && dilation_x == 1 {
+            (kernel_width * channels, Segments::ONE)
+        } else {
+            let b = channels * panel.width;
+            (channels, Segments { count: kernel_width, a: column, b })
         };
+        let outer = Segments { count: kernel_height, a: row, b: kernel_width * channels * panel.width };
         let at = |pixel: usize| {
             let (y, x) = (pixel / width, pixel % width);
             y * stride_y * source.row + x * stride_x * source.pixel
@@ -285,7 +270,7 @@ impl<S: Simd> Filters<S> {
                 let tile = Tile {
                     a: source.start.wrapping_add(at(first)),
                     a_rows: if run_over && !even { Rows::At(&distances[..n]) } else { Rows::Apart(pitch) },
-                    a_step,
+                    a_step: source.channel,
                     b: panel.data.as_ptr(),
                     b_step: panel.width,
                     len,

@@ -18,8 +18,7 @@
 //! rows are as long as those of the output, but then with padding too.
 //!
 //! ```text
-//! filters: NHWC band [row][column][channel], weights [panel][r][s][channel][vectors · LANES]
-//!          NCHW band [channel][row][column], weights [panel][channel][r][s][vectors · LANES]
+//! filters: band [row][column][channel],      weights [panel][r][s][channel][vectors · LANES]
 //! pixels:  band [channel][row][phase][column], weights [strip][channels / 8][r][s][channel][rows]
 //! ```
 //! (Few channels of pixels' weights lie one after the other, each with its taps.)
@@ -99,12 +98,12 @@ fn row_len(spec: &ConvSpec) -> Option<usize> {
 }
 
 /// Which form costs less, in a vector's multiply-adds for each output: the sums, in vectors of which
-/// some lanes are empty, and what it takes to convert the layout. In NCHW filters have their outputs transposed, about
-/// one multiply-add of a vector for each, and planes copied, a third of one for each pixel, where they cannot be read in
-/// place; in NHWC pixels have input and output transposed, one and a half for each.
+/// some lanes are empty, and where the form has to convert the layout the transpositions, about
+/// one and a half multiply-adds of a vector for each element of output and input (not where it is read in place).
 fn lanes_are_pixels<S: Simd>(spec: &ConvSpec) -> bool {
     let steps = (spec.group_in_channels() * spec.kernel()[0] * spec.kernel()[1]) as f64;
     let inputs = spec.input_len() as f64 / spec.output_len() as f64;
+    let conversion = |in_place| 1.5 * (1.0 + if in_place { 0.0 } else { inputs });
     let mut filters = steps * filled::<S>(spec.group_out_channels());
     if spec.group_out_channels() <= S::LANES {
         // A single vector of filters: nearly as many loads as multiply-adds.
@@ -114,9 +113,8 @@ fn lanes_are_pixels<S: Simd>(spec: &ConvSpec) -> bool {
         if inplace::pays::<S>(spec) { inplace::cost::<S>(spec) } else { filled::<S>(spec.out_width()) };
     let pixels = steps * pixels;
     match spec.layout() {
-        Layout::Nchw if filters::reads_in_place(spec) => pixels < filters + 1.0,
-        Layout::Nchw => pixels < filters + 1.0 + 0.3 * inputs,
-        Layout::Nhwc => pixels + 1.5 * (1.0 + inputs) < filters,
+        Layout::Nchw => pixels < filters + conversion(filters::reads_in_place(spec)),
+        Layout::Nhwc => pixels + conversion(false) < filters,
     }
 }
 
