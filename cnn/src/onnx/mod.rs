@@ -26,7 +26,7 @@
 //! | `Gemm`, `MatMul` | of a row of features with a constant matrix |
 //! | `Relu`, `Clip`, `Softmax` | any axis but the batch |
 //! | `BatchNormalization`, `LRN`, `Dropout` | in inference |
-//! | `Add` | of two values of one shape, or of a bias behind `Conv` and `MatMul` |
+//! | `Add`, `Sum` | of two values of one shape, or of a bias behind `Conv` and `MatMul` |
 //! | `Flatten`, `Reshape`, `Squeeze`, `Unsqueeze` | where they make a row of features of each image, or change nothing |
 //! | `Identity`, `Constant` | all; so is arithmetic on shapes, such as `Shape` and `Gather` |
 //!

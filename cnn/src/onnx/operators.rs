@@ -13,7 +13,7 @@ use crate::layer::{BatchNorm, Conv, Layer, Linear, Lrn, Pool};
 
 /// The operators that are read, for errors.
 const SUPPORTED: &str = "Add, AveragePool, BatchNormalization, Clip, Constant, Conv, Dropout, Flatten, Gemm, \
-                         GlobalAveragePool, Identity, LRN, MatMul, MaxPool, Relu, Reshape, Softmax, Squeeze, Unsqueeze";
+                         GlobalAveragePool, Identity, LRN, MatMul, MaxPool, Relu, Reshape, Softmax, Squeeze, Sum, Unsqueeze";
 
 /// What a node is that reads a value of the network.
 pub(super) fn make<'a>(reader: &Reader<'a>, node: &'a Node) -> Result<Made<'a>, Stop> {
@@ -36,7 +36,7 @@ pub(super) fn make<'a>(reader: &Reader<'a>, node: &'a Node) -> Result<Made<'a>, 
         "LRN" => at.plain(at.lrn()?),
         "Softmax" => at.plain(Layer::Softmax { axis: at.softmax_axis()? }),
         "Flatten" | "Reshape" | "Squeeze" | "Unsqueeze" => at.reshape(),
-        "Add" => at.add(),
+        "Add" | "Sum" => at.add(),
         "Dropout" => at.dropout(),
         _ => Err(format!("the operator is not supported; supported are {SUPPORTED}").into()),
     }
@@ -353,6 +353,9 @@ impl<'a> At<'_, 'a> {
     }
 
     fn add(&self) -> Result<Made<'a>, Stop> {
+        if self.node.input.len() != 2 {
+            return Err(format!("it adds {} values; supported are 2", self.node.input.len()).into());
+        }
         let flows = match [self.flow(0), self.flow(1)] {
             [Ok(a), Ok(b)] => [a, b],
             _ => {

@@ -311,6 +311,9 @@ fn errors_name_node_and_reason() {
     assert!(external.error().contains("lies in another file"));
     let lrn = image().node("LRN", &["x"], "y", vec![Attribute::int("size", -1)]).error();
     assert_eq!(lrn, "LRN of `y`: its size must be a number of at least 1");
+    let sum = |inputs: &[&str]| image().node("Sum", inputs, "y", vec![]);
+    assert_eq!(sum(&["x", "x"]).layers(), [Layer::Add]);
+    assert_eq!(sum(&["x", "x", "x"]).error(), "Sum of `y`: it adds 3 values; supported are 2");
     let unequal =
         image().node("GlobalAveragePool", &["x"], "g", vec![]).node("Add", &["x", "g"], "y", vec![]);
     assert!(unequal.error().contains("wants the shape of `input`, 4×6×6, but `g` gives 4×1×1"));

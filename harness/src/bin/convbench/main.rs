@@ -12,6 +12,7 @@ mod net;
 mod progress;
 mod report;
 mod run;
+mod trace;
 mod verify;
 
 use std::io::{self, Write};
@@ -97,6 +98,7 @@ fn dispatch(command: Command, out: &mut dyn Write) -> Outcome {
         Command::Report(args) => report::report(&args, out),
         Command::Verify(args) => verify::verify(&args, out),
         Command::Net(args) => net::net(&args, out),
+        Command::Trace(args) => trace::trace(&args, out),
         Command::Completions { shell } => {
             let mut script = Vec::new();
             clap_complete::generate(shell, &mut Cli::command(), "convbench", &mut script);

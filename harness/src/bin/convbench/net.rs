@@ -2,75 +2,135 @@
 
 use std::io::Write;
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
-use cnn::{Graph, Inference, InferenceOptions, Weights, networks, onnx};
+use cnn::{Graph, Weights, networks, onnx};
+use harness::engine::OURS;
 use harness::machine::bytes;
-use harness::network::{self, Timed};
+use harness::network::{self, Bench, NetworkRow, Request, SEED};
 use harness::npy;
-use harness::pinning::Pool;
-use serde_json::json;
+use harness::peers::{self, Paths};
+use harness::provenance::Run;
+use harness::record::{Lines, Status};
+use harness::report::numbers::{digits, percent, time, times};
+use harness::report::text::text_table;
 
-use crate::{Outcome, Stop, args, refused};
+use crate::{Outcome, Stop, args, progress, refused};
 
 pub(crate) fn net(args: &args::Net, out: &mut dyn Write) -> Outcome {
-    let network = Network::of(&args.network)?;
-    let graph = &network.graph;
+    let Network { graph, weights, batch } = Network::of(&args.network)?;
     if args.summary {
         return Ok(writeln!(out, "{}", graph.summary())?);
     }
     let time = Duration::try_from_secs_f64(args.time)
         .map_err(|_| refused(format!("--time is {}, but must be a number of seconds", args.time)))?;
     if let Some(path) = &args.save {
-        return save(args, &network, path, out);
+        return save(args, &graph, weights, batch, path, out);
     }
-    let input = args.input.as_ref().map(|path| Images::read(path, graph, &args.batch)).transpose()?;
-    let given = input.as_ref().map(|images| images.batch);
-    let batches = match (given, args.batch.as_slice()) {
-        (Some(batch), _) => &[batch][..],
-        (None, []) => &[network.batch.unwrap_or(1)],
-        (None, batches) => batches,
+    for id in &args.kernel {
+        kernels::kernel(id).map_err(refused)?;
+    }
+    let input = args.input.as_ref().map(|path| Images::read(path, &graph, &args.batch)).transpose()?;
+    let batches = match (&input, args.batch.as_slice()) {
+        (Some(images), _) => vec![images.batch],
+        (None, []) => vec![batch.unwrap_or(1)],
+        (None, batches) => batches.to_vec(),
     };
-    let mut rows = Vec::new();
-    let mut shown = false;
-    for &batch in batches {
-        for &threads in &args.threads {
-            let options = InferenceOptions {
-                batch,
-                threads,
-                kernel: args.kernel.clone(),
-                accuracy: args.accuracy.into(),
-                ..Default::default()
-            };
-            let (mut inference, timed) = network.time(&options, input.as_ref(), time)?;
-            let mut row = json!({ "network": args.network, "kernel": args.kernel, "timed": timed });
-            if let Some(images) = &input {
-                let output = Pool::new(threads).map_err(refused)?.run(|| inference.run(&images.values));
-                let output = output.map_err(refused)?;
-                if !shown && let Some(path) = &args.output {
-                    let shape = [&[batch], graph.output_shape().dims().as_slice()].concat();
-                    npy::write(path, &shape, output).map_err(refused)?;
+    let peers = peers(args)?;
+    // Of a network that is known by name, the table is an option.
+    if input.is_some() || weights.is_some() {
+        writeln!(out, "{}\n", graph.summary())?;
+    }
+    let request = Request {
+        name: &args.network,
+        graph: &graph,
+        kernels: &args.kernel,
+        accuracy: args.accuracy.into(),
+        peers: &peers,
+        time,
+        run: Arc::new(Run::of_process()),
+    };
+    let bench = Bench::new(request, weights).map_err(refused)?;
+    let named = |path: &Path, error: std::io::Error| refused(format!("{}: {error}", path.display()));
+    let create = |path: &Path| Lines::create(path).map_err(|error| named(path, error));
+    let mut lines = args.json.as_deref().map(create).transpose()?;
+    progress::catch_interrupts();
+    let task = Task { args, graph: &graph, bench: &bench, input: input.as_ref() };
+    let outcome = task.run(&batches, lines.as_mut(), out);
+    // What was measured before whoever read the output went away is kept as after Ctrl-C.
+    let stopped = progress::interrupted() || matches!(outcome, Err(Stop::Closed));
+    match (lines, args.json.as_deref(), &outcome) {
+        (Some(lines), Some(path), Ok(()) | Err(Stop::Closed | Stop::Failed(_))) => {
+            lines.finish(stopped).map_err(|error| named(path, error))?;
+        }
+        (Some(lines), ..) => lines.abandon(),
+        (None, ..) => {}
+    }
+    outcome?;
+    match progress::interrupted() {
+        true => Err(Stop::Failed("stopped before all rows were measured".to_owned())),
+        false => Ok(()),
+    }
+}
+
+/// The other libraries that are asked for.
+fn peers(args: &args::Net) -> Result<Vec<Box<dyn harness::engine::Engine>>, Stop> {
+    if args.onnxruntime.is_some() && !args.peers.iter().any(|peer| peer == "onnxruntime" || peer == "all") {
+        return Err(refused("--onnxruntime is given, but --peers does not name onnxruntime, nor all"));
+    }
+    let paths = Paths { onnxruntime: args.onnxruntime.clone(), ..Paths::default() };
+    peers::find(&args.peers, &paths).map_err(refused)
+}
+
+/// What is to be measured.
+struct Task<'a> {
+    args: &'a args::Net,
+    graph: &'a Graph,
+    bench: &'a Bench<'a>,
+    input: Option<&'a Images>,
+}
+
+impl Task<'_> {
+    /// Every batch with every number of threads.
+    fn run(&self, batches: &[usize], mut lines: Option<&mut Lines>, out: &mut dyn Write) -> Outcome {
+        let args = self.args;
+        let mut wrong = None;
+        let mut shown = false;
+        for &batch in batches {
+            for &threads in &args.threads {
+                let images = self.input.map(|images| &images.values[..]);
+                let mut carry_on = || !progress::interrupted();
+                let measured = self.bench.measure(batch, threads, images, &mut carry_on).map_err(refused)?;
+                if self.input.is_some() && !std::mem::replace(&mut shown, true) {
+                    self.show(batch, &measured.output, out)?;
                 }
-                let largest: Vec<_> = output.chunks_exact(output.len() / batch).map(largest).collect();
-                row["largest"] = json!(largest);
-                if !args.json && !shown {
-                    writeln!(out, "{}", graph.summary())?;
-                    write_largest(&largest, graph, out)?;
+                let rows = &measured.rows;
+                if let Some(lines) = &mut lines {
+                    rows.iter().try_for_each(|row| lines.add(row)).map_err(refused)?;
                 }
-            } else if !args.json && !shown && network.weights.is_some() {
-                writeln!(out, "{}\n", graph.summary())?;
-            }
-            shown = true;
-            if args.json {
-                rows.push(row);
-            } else {
-                write(args, &timed, out)?;
+                write(rows, out)?;
+                let is_wrong = |row: &&NetworkRow| row.status == Status::Wrong;
+                wrong = wrong.or(rows.iter().find(is_wrong).map(|row| row.requested.clone()));
+                if progress::interrupted() {
+                    return Ok(());
+                }
             }
         }
+        match wrong {
+            Some(engine) => Err(Stop::Failed(format!("{engine} computes another network"))),
+            None => Ok(()),
+        }
     }
-    match args.json {
-        true => Ok(writeln!(out, "{:#}", json!(rows))?),
-        false => Ok(()),
+
+    /// What the network gives for the images of a file: into another, and the largest.
+    fn show(&self, batch: usize, output: &[f32], out: &mut dyn Write) -> Outcome {
+        if let Some(path) = &self.args.output {
+            let shape = [&[batch], self.graph.output_shape().dims().as_slice()].concat();
+            npy::write(path, &shape, output).map_err(refused)?;
+        }
+        let images: Vec<_> = output.chunks_exact(output.len() / batch).map(largest).collect();
+        write_largest(&images, self.graph, out)
     }
 }
 
@@ -93,53 +153,24 @@ impl Network {
         let onnx::Model { graph, weights, batch } = onnx::load(path).map_err(refused)?;
         Ok(Network { graph, weights: Some(weights), batch })
     }
-
-    /// Ready to run, after it was timed on these images or on random ones.
-    fn time(
-        &self,
-        options: &InferenceOptions,
-        input: Option<&Images>,
-        time: Duration,
-    ) -> Result<(Inference, Timed), Stop> {
-        let graph = &self.graph;
-        network::check_memory(graph, options.batch).map_err(refused)?;
-        let mut inference = match &self.weights {
-            Some(weights) => Inference::new(graph, weights, options),
-            None => Weights::random(graph, SEED).and_then(|weights| Inference::new(graph, &weights, options)),
-        }
-        .map_err(refused)?;
-        let random;
-        let images = match input {
-            Some(images) => &images.values,
-            None => {
-                random = network::images(graph, options.batch);
-                &random
-            }
-        };
-        let timed = network::time_on(graph, &mut inference, images, options, time).map_err(refused)?;
-        Ok((inference, timed))
-    }
 }
 
-/// Of weights that are random.
-const SEED: u64 = 1;
-
-fn save(args: &args::Net, network: &Network, path: &Path, out: &mut dyn Write) -> Outcome {
+fn save(
+    args: &args::Net,
+    graph: &Graph,
+    weights: Option<Weights>,
+    batch: Option<usize>,
+    path: &Path,
+    out: &mut dyn Write,
+) -> Outcome {
     let batch = match args.batch.as_slice() {
-        [] => network.batch,
+        [] => batch,
         &[batch] if batch > 0 => Some(batch),
         _ => return Err(refused("--save writes one model: --batch must be one number of at least 1")),
     };
-    network::check_memory(&network.graph, 1).map_err(refused)?;
-    let random;
-    let weights = match &network.weights {
-        Some(weights) => weights,
-        None => {
-            random = Weights::random(&network.graph, SEED).map_err(refused)?;
-            &random
-        }
-    };
-    onnx::save(&network.graph, weights, batch, path).map_err(refused)?;
+    network::check_memory(graph, 1, 0).map_err(refused)?;
+    let weights = weights.map_or_else(|| Weights::random(graph, SEED), Ok).map_err(refused)?;
+    onnx::save(graph, &weights, batch, path).map_err(refused)?;
     let batch = batch.map_or("of any size".to_owned(), |batch| format!("of {batch}"));
     Ok(writeln!(out, "{} with batches {batch} is in {}", args.network, path.display())?)
 }
@@ -197,29 +228,54 @@ fn write_largest(images: &[Vec<(usize, f32)>], graph: &Graph, out: &mut dyn Writ
     }
 }
 
-fn write(args: &args::Net, timed: &Timed, out: &mut dyn Write) -> Outcome {
-    let Timed { batch, threads, runs, median_ms, fastest_ms, images_per_second, gflops, .. } = timed;
-    let [activations, scratch, weights] = timed.bytes.map(|n| bytes(n as u64));
-    let name = &args.network;
-    writeln!(
-        out,
-        "{name} by {}, batch {batch}, threads {threads}: {median_ms:.2} ms (median of {runs}, fastest \
-         {fastest_ms:.2}), {images_per_second:.1} images/s, {gflops:.0} GFLOP/s",
-        args.kernel
-    )?;
-    writeln!(out, "memory: activations {activations}, scratch {scratch}, packed weights {weights}")?;
-    let longest = timed.layers.iter().map(|part| part.name.chars().count()).max().unwrap_or(0).max(5);
-    writeln!(out, "{:<longest$}  {:>8}  {:>6}  {:>7}  kernel", "layer", "ms", "share", "GFLOP/s")?;
-    for part in &timed.layers {
-        let gflops = if part.gflops > 0.0 { format!("{:.0}", part.gflops) } else { String::new() };
-        writeln!(
-            out,
-            "{:<longest$}  {:>8.3}  {:>5.1}%  {gflops:>7}  {}",
-            part.name,
-            part.median_ms,
-            100.0 * part.share,
-            part.kernel.as_deref().unwrap_or(part.kind),
-        )?;
+/// The rows of a setting; then what the first of ours spends its time on.
+fn write(rows: &[NetworkRow], out: &mut dyn Write) -> Outcome {
+    let Some(first) = rows.first() else { return Ok(()) };
+    writeln!(out, "{}, batch {}, threads {}", first.network, first.batch, first.threads)?;
+    let heads =
+        ["engine", "median", "quartiles", "fastest", "images/s", "GFLOP/s", "times the first", "first run"];
+    let cells = rows.iter().map(|row| {
+        let of = |value: Option<f64>, show: fn(f64) -> String| value.map(show).unwrap_or_default();
+        let quartiles = row.quarter_ns.zip(row.three_quarters_ns);
+        let quartiles = quartiles.map_or(String::new(), |(a, b)| format!("{}–{}", time(a), time(b)));
+        let interval = row.ratio_low.zip(row.ratio_high);
+        let interval = interval.map_or(String::new(), |(a, b)| format!(" [{}–{}]", digits(a), digits(b)));
+        vec![
+            row.requested.clone(),
+            of(row.median_ns, time),
+            quartiles,
+            of(row.min_ns, time),
+            of(row.images_per_second, digits),
+            of(row.gflops, digits),
+            row.ratio.map_or(String::new(), |ratio| format!("{}{interval}", times(ratio))),
+            of(row.first_ns, time),
+        ]
+    });
+    write!(out, "{}", text_table(&heads, &cells.collect::<Vec<_>>()))?;
+    for row in rows {
+        if let Some(reason) = &row.reason {
+            writeln!(out, "{}: {reason}", row.requested)?;
+        }
+    }
+    if let (Some(activations), Some(scratch), Some(packed)) =
+        (first.activation_bytes, first.workspace_bytes, first.packed_bytes)
+    {
+        let [activations, scratch, packed] = [activations, scratch, packed].map(|n| bytes(n as u64));
+        writeln!(out, "memory: activations {activations}, scratch {scratch}, packed weights {packed}")?;
+    }
+    if first.engine == OURS {
+        let all = first.parts_ns();
+        let parts = first.parts.iter().map(|part| {
+            vec![
+                part.name.clone(),
+                time(part.median_ns),
+                percent(part.median_ns / all),
+                if part.gflops > 0.0 { format!("{:.0}", part.gflops) } else { String::new() },
+                part.kernel.clone().unwrap_or_else(|| part.kind.clone()),
+            ]
+        });
+        let parts: Vec<Vec<String>> = parts.collect();
+        write!(out, "\n{}", text_table(&["layer", "time", "share", "GFLOP/s", "by"], &parts))?;
     }
     Ok(writeln!(out)?)
 }
