@@ -7,8 +7,6 @@
 
 use crate::cache::CacheSizes;
 use crate::cpu::Rates;
-#[cfg(feature = "direct")]
-use crate::direct;
 use crate::error::{ConvError, Unavailable};
 #[cfg(feature = "winograd")]
 use crate::kernel::Accuracy;
@@ -19,23 +17,6 @@ use crate::simd::Isa;
 use crate::spec::{ConvSpec, Layout};
 #[cfg(feature = "winograd")]
 use crate::winograd;
-
-/// Whether the planes of a 1×1 convolution in NCHW are better read in place for each strip of filters, as `direct` may
-/// do, than packed: few planes, not many more than the pages that a core knows at once, of which the level-2 cache holds
-/// half or more, in vectors over row ends, of which few lanes are empty.
-#[cfg(feature = "direct")]
-fn planes_stay_near(c: Context<'_>) -> bool {
-    let pixels = c.spec.out_height() * c.spec.out_width();
-    direct::reads_in_place(c.spec, c.isa)
-        && c.spec.group_in_channels() <= 128
-        && 4 * c.spec.input_len() <= 2 * c.caches.l2
-        && pixels.next_multiple_of(c.isa.lanes()) - pixels <= pixels / 32
-}
-
-#[cfg(not(feature = "direct"))]
-fn planes_stay_near(_: Context<'_>) -> bool {
-    false
-}
 
 /// What `auto` takes for a convolution, and why.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -75,7 +56,7 @@ static RULES: &[Rule] = &[
     },
     Rule {
         algorithm: "pointwise",
-        when: |c| c.spec.layout() == Layout::Nhwc || lanes_should_be_pixels(c) && !planes_stay_near(c),
+        when: |c| c.spec.layout() == Layout::Nhwc || planes_should_be_packed(c),
         reason: "a 1x1 kernel is a matrix product of the input as it lies",
     },
     #[cfg(feature = "winograd")]
@@ -89,9 +70,9 @@ static RULES: &[Rule] = &[
         reason: "tiles of 3x3 and 5x5 kernels need 2 to 5 times fewer multiplications, more than their transforms cost",
     },
     Rule { algorithm: "direct", when: |_| true, reason: "sums in registers, without an im2col buffer" },
-    Rule { algorithm: "im2col-gemm", when: |_| true, reason: "a matrix product covers every shape" },
     // What was passed over above because another kernel is faster, in builds that lack the other.
     Rule { algorithm: "pointwise", when: |_| true, reason: "this build has no faster kernel for it" },
+    Rule { algorithm: "im2col-gemm", when: |_| true, reason: "a matrix product covers every shape" },
     Rule { algorithm: "depthwise", when: |_| true, reason: "this build has no faster kernel for it" },
     #[cfg(feature = "winograd")]
     Rule {
@@ -106,16 +87,35 @@ static RULES: &[Rule] = &[
     },
 ];
 
-/// Whether a 1×1 convolution in NCHW should have pixels in the lanes of its vectors, of which the last may be nearly
-/// empty, rather than filters, for which input and output are transposed. In multiply-adds for each pixel; an
-/// element takes about the time of 1.4 multiply-adds of a vector to be packed, of 1.8 to be transposed.
-fn lanes_should_be_pixels(c: Context<'_>) -> bool {
+/// Whether the planes of a 1×1 convolution in NCHW are better packed, in the shadow of the sums, than read where they lie
+/// by `direct`.
+fn planes_should_be_packed(c: Context<'_>) -> bool {
+    let spec = c.spec;
+    // Those of an image that the level-2 cache does not hold; also lesser ones where they come from further away, image
+    // after image, unless they are so small that they are read nearly line by line. (A stride leaves out rows.)
+    let rows = spec.in_height().min(spec.out_height());
+    let bytes = 4 * spec.in_channels() * rows * spec.in_width();
+    let come_from_afar = bytes * spec.batch() > c.caches.l2
+        && bytes > c.caches.l2 / 4
+        && spec.in_height() * spec.in_width() > 256;
+    bytes > c.caches.l2 || come_from_afar || c.isa.lanes() < MASKED_LANES && packing_costs_less(c)
+}
+
+/// Lanes of vectors that can be masked: with those `direct` also reads vectors of pixels in place.
+const MASKED_LANES: usize = 16;
+
+/// Where `direct` has filters in the lanes of its vectors, and outputs are transposed: whether it costs less to pack pixels
+/// and have them in the lanes, of which the last may be nearly empty. In multiply-adds for each pixel; an element takes
+/// about the time of 1.4 multiply-adds of a vector to be packed, of 1.8 to be transposed. Tiles of very short vectors
+/// have so few pixels that reading those one by one takes as long as if they were transposed.
+fn packing_costs_less(c: Context<'_>) -> bool {
     let pixels = c.spec.out_height() * c.spec.out_width();
     let [channels, filters] = [c.spec.group_in_channels(), c.spec.group_out_channels()].map(|n| n as f64);
-    let lanes = c.rates.lanes as f64;
+    let lanes = c.isa.lanes() as f64;
     let waste = pixels.next_multiple_of(c.isa.lanes()) as f64 / pixels as f64;
+    let inputs = if c.isa.lanes() > 4 { 0.0 } else { channels };
     channels * filters * waste + 1.4 * lanes * channels
-        < channels * filters + 1.8 * lanes * (channels + filters)
+        < channels * filters + 1.8 * lanes * (inputs + filters)
 }
 
 /// What `auto` takes for a convolution, and why. With [`Effort::Measure`] what was measured before; where nothing
@@ -186,7 +186,7 @@ mod tests {
     use super::*;
 
     /// Convolutions and what `auto` takes for them on any machine of its kind: 2 MiB of level-2 cache.
-    const CHOICES: [(&str, Isa, &str); 25] = [
+    const CHOICES: [(&str, Isa, &str); 28] = [
         // Depthwise, with and without multiplier.
         ("c32 h112 w112 o32 k3 p1 g32", Isa::Avx512, "depthwise"),
         ("c8 h14 w14 o16 k5 p2 g8 nhwc", Isa::Avx2, "depthwise"),
@@ -197,12 +197,15 @@ mod tests {
         // 49 pixels in four vectors of 16.
         ("c512 h7 w7 o2048 k1", Isa::Avx512, "direct"),
         ("c512 h7 w7 o2048 k1 nhwc", Isa::Avx512, "pointwise"),
-        ("c8 h7 w7 o16 k1", Isa::Avx512, "pointwise"),
-        // Planes from memory are packed, and all that `direct` cannot read in place.
+        ("c8 h7 w7 o16 k1", Isa::Avx512, "direct"),
+        // Planes that are near are read in place, with masks or where their last vector would be too empty.
+        ("c64 h56 w56 o64 k1", Isa::Avx512, "direct"),
         ("c64 h56 w56 o64 k1", Isa::Avx2, "pointwise"),
+        ("c384 h14 w14 o64 k1", Isa::Avx2, "direct"),
+        ("n32 c1024 h14 w14 o256 k1", Isa::Avx512, "direct"),
+        // Those from further away are packed.
+        ("n32 c256 h28 w28 o256 k1", Isa::Avx512, "pointwise"),
         ("c64 h224 w224 o64 k1", Isa::Avx512, "pointwise"),
-        // Neither are planes whose vectors `direct` finds too empty.
-        ("c128 h19 w19 o256 k1", Isa::Avx512, "pointwise"),
         // 3x3 with stride 1 and enough channels.
         ("c64 h56 w56 o64 k3 p1", Isa::Avx512, "winograd"),
         ("c128 h28 w28 o128 k3 p1 nhwc", Isa::Avx2, "winograd"),
@@ -236,10 +239,6 @@ mod tests {
         };
         for (text, isa, want) in CHOICES {
             check(text, isa, None, caches, want);
-        }
-        // Few planes that stay near are read in place, by a form of `direct` that only x86-64 builds have.
-        if cfg!(target_arch = "x86_64") {
-            check("c64 h56 w56 o64 k1", Isa::Avx512, None, caches, "direct");
         }
         // Where the third cache is close, streamed weights weigh less beside the products.
         let zen4 = CacheSizes { l1d: 32 << 10, l2: 1 << 20, l3: 32 << 20 };

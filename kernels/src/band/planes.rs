@@ -37,6 +37,13 @@ impl Planes {
         Planes { stride, phase, row, channel: odd_lines(row * window.rows()) }
     }
 
+    /// Of rows as they are, whatever the stride: one phase with all columns.
+    pub(crate) fn whole(spec: &ConvSpec, rows: usize, lanes: usize) -> Self {
+        let window = Window::under(spec, &(0..rows));
+        let row = window.columns.next_multiple_of(lanes);
+        Planes { stride: 1, phase: row, row, channel: odd_lines(row * window.rows()) }
+    }
+
     /// Distance of tap (channel c, row r, column s) of the kernel from output pixel (0, 0).
     pub(crate) fn offset(&self, spec: &ConvSpec, [c, r, s]: [usize; 3]) -> usize {
         let x = s * spec.dilation()[1];

@@ -3,19 +3,21 @@
 //! # Loop nest
 //! ```text
 //! for each unit (image, group, block of output rows, part of the panels):   parallel
-//!     copy the band (not for unpadded NHWC)
+//!     copy the band (mostly not without padding)
 //!     for each panel of filters: for each output row: for each tile of pixels in the row:
 //!         for each kernel row r: for each (kernel column s, channel c): outer product
 //! ```
 //! In the band the (s, c) of a pixel's window row are side by side, so a kernel row is one segment
-//! of kernel width × channels steps: few channels cost no short loops.
+//! of kernel width × channels steps: few channels cost no short loops. That takes a transposition of planes, which costs
+//! a tenth of the sums of a 1×1 kernel; but pixels are broadcast one by one, wherever they lie, and planes without
+//! padding are read as they are.
 //!
 //! NCHW outputs go through scratch memory, one panel of a block at a time, and are transposed there.
 
 use std::ops::Range;
 use std::sync::Arc;
 
-use crate::band::{Image, Window, most_rows, pack_pixels, transpose_raw};
+use crate::band::{Image, Planes, Window, most_rows, pack_pixels, pack_planes, transpose_raw};
 use crate::buffer::LINE;
 use crate::cache::CacheSizes;
 use crate::error::ConvError;
@@ -34,8 +36,7 @@ struct Filters<S> {
     spec: ConvSpec,
     options: PlanOptions,
     panels: Arc<Panels>,
-    /// f32s from pixel to pixel of the band; none if the input is read in place.
-    band_pitch: Option<usize>,
+    band: Band,
     /// Bands and outputs of a thread.
     band_len: usize,
     staged_len: usize,
@@ -44,6 +45,17 @@ struct Filters<S> {
     run: usize,
     /// Outputs lie beyond the level-2 cache.
     far: bool,
+}
+
+/// What tiles read.
+#[derive(Clone, Copy, Debug)]
+enum Band {
+    /// The input where it lies.
+    InPlace,
+    /// A copy of pixels, that many f32s apart.
+    Pixels(usize),
+    /// A copy of planes.
+    Planes(Planes),
 }
 
 pub(super) fn pack<S: Simd>(
@@ -63,10 +75,13 @@ fn arrange<S: Simd>(
     panels: Arc<Panels>,
 ) -> Result<Box<dyn Body>, ConvError> {
     let threads = parallel::worthwhile(options.threads, spec);
-    let band_pitch = band_pitch(spec);
-    let window_len = |rows: usize, pitch: usize| {
+    let band_len = |rows: usize, band: Band| {
         let window = Window::under(spec, &(0..rows));
-        (window.rows() * window.columns() * pitch).next_multiple_of(LINE)
+        match band {
+            Band::InPlace => window.rows() * window.columns() * spec.in_channels(),
+            Band::Pixels(pitch) => (window.rows() * window.columns() * pitch).next_multiple_of(LINE),
+            Band::Planes(planes) => planes.channel * spec.group_in_channels(),
+        }
     };
     let staged_len = |rows: usize| match spec.layout() {
         Layout::Nchw => rows * spec.out_width() * S::NR,
@@ -75,37 +90,58 @@ fn arrange<S: Simd>(
     // The most rows of which the band fills half the level-2 cache, staged outputs a quarter.
     let caches = CacheSizes::detect();
     let l2 = caches.l2 / 4;
-    let pitch = band_pitch.unwrap_or(spec.in_channels());
-    let most = most_rows(spec, |rows| window_len(rows, pitch) <= l2 / 2 && staged_len(rows) <= l2 / 4);
+    let fits = |rows| band_len(rows, band::<S>(spec, rows)) <= l2 / 2 && staged_len(rows) <= l2 / 4;
+    let most = most_rows(spec, fits);
     let images = spec.batch() * spec.groups();
     let partition = Partition::new(images, spec.out_height(), most, 1, panels.count, threads);
     let near = spec.layout() == Layout::Nhwc && panels.bytes() / spec.groups() <= caches.l2 / 4;
     let run = if near { (4 * S::MR).div_ceil(spec.out_width()) } else { partition.block };
+    let band = band::<S>(spec, partition.block);
     let worker = Filters {
         simd,
         spec: *spec,
         options: *options,
-        band_len: window_len(partition.block, band_pitch.unwrap_or(0)),
+        band_len: if let Band::InPlace = band { 0 } else { band_len(partition.block, band) },
         staged_len: staged_len(partition.block),
         panels,
-        band_pitch,
+        band,
         run,
         far: spec.layout() == Layout::Nhwc && caches.is_far(spec.output_len()),
     };
     Ok(Box::new(Partitioned { spec: *spec, threads, images, partition, worker }))
 }
 
-/// f32s from pixel to pixel of the band, if one is needed.
-fn band_pitch(spec: &ConvSpec) -> Option<usize> {
+/// What is read for blocks of that many output rows.
+fn band<S: Simd>(spec: &ConvSpec, rows: usize) -> Band {
     let channels = spec.group_in_channels();
-    // Rows of a tile a multiple of 2 KiB apart would fall in very few sets of the level-1 cache.
+    if reads_in_place(spec) {
+        Band::InPlace
+    } else if spec.layout() == Layout::Nchw && channels < FEW {
+        Band::Planes(Planes::whole(spec, rows, S::LANES))
+    } else {
+        Band::Pixels(if collides(spec, channels) { channels + LINE } else { channels })
+    }
+}
+
+/// Fewer channels than that have no vectors to be transposed in.
+const FEW: usize = 4;
+
+/// Whether tiles read the input where it lies.
+pub(super) fn reads_in_place(spec: &ConvSpec) -> bool {
+    let channels = spec.group_in_channels();
+    spec.padding() == Padding::none()
+        && match spec.layout() {
+            // From further away planes are better read in order, and once.
+            Layout::Nchw => 4 * channels * spec.in_height() * spec.in_width() <= CacheSizes::detect().l2,
+            Layout::Nhwc => (spec.groups() == 1 || channels >= LINE) && !collides(spec, spec.in_channels()),
+        }
+}
+
+/// Whether rows of a tile whose pixels are that many f32s apart fall in very few sets of the level-1 cache: a multiple
+/// of 2 KiB apart.
+fn collides(spec: &ConvSpec, pitch: usize) -> bool {
     // (A stride that is never taken may be as long as numbers go.)
-    let collides = |pitch: usize| (4 * pitch).saturating_mul(spec.stride()[1]).is_multiple_of(2048);
-    let in_place = spec.layout() == Layout::Nhwc
-        && spec.padding() == Padding::none()
-        && (spec.groups() == 1 || channels >= LINE)
-        && !collides(spec.in_channels());
-    (!in_place).then(|| if collides(channels) { channels + LINE } else { channels })
+    (4 * pitch).saturating_mul(spec.stride()[1]).is_multiple_of(2048)
 }
 
 impl<S: Simd> Worker for Filters<S> {
@@ -119,17 +155,23 @@ impl<S: Simd> Worker for Filters<S> {
         let rows = &unit.pixels;
         let image = Image::input(spec, n, group..group + 1);
         let (band, staged) = scratch.split_at_mut(self.band_len);
-        let source = match self.band_pitch {
-            Some(pitch) => {
+        let source = match self.band {
+            Band::InPlace => Source {
+                start: io.input[image.at(0, rows.start * spec.stride()[0], 0)..].as_ptr(),
+                channel: image.channel(),
+                row: image.row(),
+                pixel: image.pixel(),
+            },
+            Band::Pixels(pitch) => {
                 let window = Window::under(spec, rows);
                 pack_pixels(spec, &image, &window, io.input, pitch, band);
-                Source { start: band.as_ptr(), pixel: pitch, row: window.columns() * pitch }
+                Source { start: band.as_ptr(), channel: 1, row: window.columns() * pitch, pixel: pitch }
             }
-            None => Source {
-                start: io.input[image.at(0, rows.start * spec.stride()[0], 0)..].as_ptr(),
-                pixel: image.pixel(),
-                row: image.row(),
-            },
+            Band::Planes(planes) => {
+                let window = Window::under(spec, rows);
+                pack_planes(self.simd, spec, &image, &window, io.input, &planes, band);
+                Source { start: band.as_ptr(), channel: planes.channel, row: planes.row, pixel: 1 }
+            }
         };
         let output = Image::output(spec, n, group..group + 1);
         let bias = io.group_bias(spec, group);
@@ -196,8 +238,7 @@ impl<S: Simd> Filters<S> {
         let (channels, width) = (spec.group_in_channels(), spec.out_width());
         // (A dilation that is never taken may be as long as numbers go.)
         let [row, column] = [dilation_y.saturating_mul(source.row), dilation_x.saturating_mul(source.pixel)];
-        let dense = dilation_x == 1 && source.pixel == channels;
-        let (len, inner) = if dense {
+        let (len, inner) = if source.channel == 1 && source.pixel == channels && dilation_x == 1 {
             (kernel_width * channels, Segments::ONE)
         } else {
             let b = channels * panel.width;
@@ -213,21 +254,23 @@ impl<S: Simd> Filters<S> {
         let pixels = rows.len() * width;
         // Tiles of neighbours in a row, or tiles that run over row ends where rows would fill them badly.
         let (in_row, over) = (balanced(width, S::MR), balanced(pixels, S::MR));
-        let run_over = 5 * in_row <= 4 * over;
+        // From the last pixel of a row to the first of the next it may be as far as from pixel to pixel.
+        let even = width > 1 && stride_y.saturating_mul(source.row) == width * pitch;
+        let run_over = even || 5 * in_row <= 4 * over;
         let (line, most) = if run_over { (pixels, over) } else { (width, in_row) };
         let mut distances = [0; MOST_ROWS];
         for start in (0..pixels).step_by(line) {
             for first in (start..start + line).step_by(most) {
                 let n = most.min(start + line - first);
-                if run_over {
+                if run_over && !even {
                     for (i, distance) in distances[..n].iter_mut().enumerate() {
                         *distance = at(first + i) - at(first);
                     }
                 }
                 let tile = Tile {
                     a: source.start.wrapping_add(at(first)),
-                    a_rows: if run_over { Rows::At(&distances[..n]) } else { Rows::Apart(pitch) },
-                    a_step: 1,
+                    a_rows: if run_over && !even { Rows::At(&distances[..n]) } else { Rows::Apart(pitch) },
+                    a_step: source.channel,
                     b: panel.data.as_ptr(),
                     b_step: panel.width,
                     len,
@@ -249,6 +292,7 @@ impl<S: Simd> Filters<S> {
 #[derive(Clone, Copy)]
 struct Source {
     start: *const f32,
-    pixel: usize,
+    channel: usize,
     row: usize,
+    pixel: usize,
 }

@@ -13,15 +13,15 @@
 //!
 //! # Data layout
 //! A *band*, the padded input rows under some output rows, is copied to scratch memory in the order
-//! that the form reads, from either layout, so that its loops know no edges. It stays in half the
-//! level-2 cache. Without padding NHWC inputs are read in place; where masks are cheap, so are NCHW inputs with
-//! rows as long as those of the output.
+//! that the form reads, so that its loops know no edges. It stays in half the
+//! level-2 cache. Without padding inputs are read in place; by vectors of pixels only in NCHW where masks are cheap and
+//! rows are as long as those of the output, but then with padding too.
 //!
 //! ```text
 //! filters: band [row][column][channel],      weights [panel][r][s][channel][vectors · LANES]
 //! pixels:  band [channel][row][phase][column], weights [strip][channels / 8][r][s][channel][rows]
 //! ```
-//! (Few channels lie one after the other, each with its taps.)
+//! (Few channels of pixels' weights lie one after the other, each with its taps.)
 //!
 //! # Supports and refuses
 //! Everything, except paddings so large that one band would not fit memory sensibly.
@@ -46,9 +46,7 @@ use crate::error::ConvError;
 use crate::kernel::PlanOptions;
 use crate::packed::Packed;
 use crate::registry::Algorithm;
-#[cfg(target_arch = "x86_64")]
-use crate::simd::{Avx2, Avx512};
-use crate::simd::{Isa, Simd, Wide};
+use crate::simd::Simd;
 use crate::spec::{ConvSpec, Layout};
 
 /// Explicit SIMD without im2col.
@@ -100,11 +98,12 @@ fn row_len(spec: &ConvSpec) -> Option<usize> {
 }
 
 /// Which form costs less, in a vector's multiply-adds for each output: the sums, in vectors of which
-/// some lanes are empty, and where the form has to convert the layout the two transpositions, about
-/// one and a half multiply-adds of a vector for each element of input and output.
+/// some lanes are empty, and where the form has to convert the layout the transpositions, about
+/// one and a half multiply-adds of a vector for each element of output and input (not where it is read in place).
 fn lanes_are_pixels<S: Simd>(spec: &ConvSpec) -> bool {
     let steps = (spec.group_in_channels() * spec.kernel()[0] * spec.kernel()[1]) as f64;
-    let conversion = 1.5 * (1.0 + spec.input_len() as f64 / spec.output_len() as f64);
+    let inputs = spec.input_len() as f64 / spec.output_len() as f64;
+    let conversion = |in_place| 1.5 * (1.0 + if in_place { 0.0 } else { inputs });
     let mut filters = steps * filled::<S>(spec.group_out_channels());
     if spec.group_out_channels() <= S::LANES {
         // A single vector of filters: nearly as many loads as multiply-adds.
@@ -114,24 +113,8 @@ fn lanes_are_pixels<S: Simd>(spec: &ConvSpec) -> bool {
         if inplace::pays::<S>(spec) { inplace::cost::<S>(spec) } else { filled::<S>(spec.out_width()) };
     let pixels = steps * pixels;
     match spec.layout() {
-        Layout::Nchw => pixels < filters + conversion,
-        Layout::Nhwc => pixels + conversion < filters,
-    }
-}
-
-/// Whether a plan with this instruction set reads planes where they lie.
-pub(crate) fn reads_in_place(spec: &ConvSpec, isa: Isa) -> bool {
-    fn reads<S: Simd>(spec: &ConvSpec) -> bool {
-        lanes_are_pixels::<S>(spec) && inplace::pays::<S>(spec)
-    }
-    match isa {
-        Isa::Wide => reads::<Wide>(spec),
-        #[cfg(target_arch = "x86_64")]
-        Isa::Avx2 => reads::<Avx2>(spec),
-        #[cfg(target_arch = "x86_64")]
-        Isa::Avx512 => reads::<Avx512>(spec),
-        #[cfg(not(target_arch = "x86_64"))]
-        _ => false,
+        Layout::Nchw => pixels < filters + conversion(filters::reads_in_place(spec)),
+        Layout::Nhwc => pixels + conversion(false) < filters,
     }
 }
 
