@@ -81,7 +81,7 @@ fn arithmetic(case: &Case) -> String {
 
 /// The part of an axis that is drawn: first place and how many.
 fn part(size: usize, centre: usize, at_least: usize) -> (usize, usize) {
-    let len = at_least.max(SHOWN).min(MOST_SHOWN).min(size);
+    let len = at_least.clamp(SHOWN, MOST_SHOWN).min(size);
     (centre.saturating_sub(len / 2).min(size - len), len)
 }
 

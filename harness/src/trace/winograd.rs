@@ -203,7 +203,7 @@ fn counts(case: &Case, variants: &[(&'static dyn Kernel, &'static WinogradTransf
 
 fn text_of_choice(case: &Case) -> String {
     match kernels::explain(&case.spec, &Default::default()) {
-        Ok(choice) => format!("<code>{}</code> ({})", escape(choice.algorithm), escape(&choice.reason)),
+        Ok(choice) => format!("<code>{}</code> ({})", escape(choice.algorithm), escape(choice.reason)),
         Err(error) => text_of_error(&error.to_string()),
     }
 }
