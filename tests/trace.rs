@@ -182,7 +182,11 @@ fn the_lectures_commands_run() {
     let weights = folder.path("target/lenet/lenet5.safetensors");
     fs::create_dir_all(folder.path("target/lenet")).unwrap();
     let net = networks::lenet5().unwrap();
-    Weights::random(&net, 1).unwrap().save(weights.as_ref()).unwrap();
+    let random = Weights::random(&net, 1).unwrap();
+    random.save(weights.as_ref()).unwrap();
+    // What stands there for a model and images of one's own.
+    cnn::onnx::save(&net, &random, None, folder.path("model.onnx").as_ref()).unwrap();
+    harness::npy::write(folder.path("images.npy").as_ref(), &[2, 1, 28, 28], &[0.5; 1568]).unwrap();
     let start = "cargo run --release --bin convbench -- ";
     let text = include_str!("../cnn/LECTURE.md");
     let commands: Vec<Vec<String>> =
