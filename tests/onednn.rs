@@ -30,7 +30,7 @@ fn variable(name: &str) -> String {
 }
 
 fn find(onednn: Vec<PathBuf>) -> Result<Vec<Box<dyn Engine>>, String> {
-    peers::find(&["onednn".to_owned()], &Paths { onednn, ..Default::default() })
+    peers::find(&["onednn".to_owned()], &Paths { onednn, ..Default::default() }, None)
 }
 
 /// The engines there are; none if there is no library.
@@ -384,7 +384,8 @@ fn a_named_library_must_be_asked_for() {
 
 #[test]
 fn unknown_names_are_errors() {
-    let error = peers::find(&["onednn".to_owned(), "onedn".to_owned()], &Paths::default()).err().unwrap();
+    let error =
+        peers::find(&["onednn".to_owned(), "onedn".to_owned()], &Paths::default(), None).err().unwrap();
     assert!(error.starts_with("`onedn` is no peer; known are all, "), "{error}");
-    assert!(peers::find(&[], &Paths::default()).unwrap().is_empty());
+    assert!(peers::find(&[], &Paths::default(), None).unwrap().is_empty());
 }

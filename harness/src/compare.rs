@@ -122,7 +122,7 @@ fn unique(rows: &[Record]) -> Vec<&Record> {
 
 fn same_row(a: &Record, b: &Record) -> bool {
     fn key(row: &Record) -> impl PartialEq + use<'_> {
-        (row.threads, row.clock, &row.accuracy, &row.stores, &row.device)
+        (row.threads, row.clock, row.op, &row.accuracy, &row.stores, &row.device)
     }
     let names = |row: &Record| [&row.network, &row.layer, &row.spec, &row.requested].map(String::clone);
     key(a) == key(b) && names(a) == names(b)

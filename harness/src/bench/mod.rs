@@ -11,10 +11,11 @@ use kernels::{Accuracy, Kernel, Stores};
 
 use crate::engine::{Engine, Ours};
 use crate::gpu::Resident;
+use crate::gradients;
 use crate::layers::Layer;
 use crate::pinning::Pool;
 use crate::provenance::Run;
-use crate::record::{Clock, Record};
+use crate::record::{Clock, Gradient, Record};
 
 pub use row::{blank, sampling, verified};
 
@@ -23,8 +24,10 @@ pub use row::{blank, sampling, verified};
 pub struct Request {
     /// The layers.
     pub layers: Vec<Layer>,
-    /// The kernels; empty means [`usual`].
-    pub kernels: Vec<&'static dyn Kernel>,
+    /// What is computed, where that is not the convolution's output.
+    pub gradient: Option<Gradient>,
+    /// The kernels' ids, of those that compute it; empty means [`usual`].
+    pub kernels: Vec<&'static str>,
     /// What is asked of the kernels' rounding errors.
     pub accuracy: Accuracy,
     /// Where the kernels' outputs are to go first.
@@ -72,16 +75,23 @@ impl Request {
     /// What is measured on a layer by a clock: by the GPU's those that run on it, from its own memory; by the
     /// host's all of ours, from and to the host's memory, and the peers that compute there.
     fn engines<'a>(&'a self, layer: &Layer, clock: Clock) -> Vec<Candidate<'a>> {
-        let kernels =
-            if self.kernels.is_empty() { usual(layer, self.accuracy) } else { self.kernels.clone() };
-        let Request { accuracy, stores, .. } = *self;
+        let Request { accuracy, stores, gradient, .. } = *self;
+        let ids = match (&self.kernels[..], gradient) {
+            ([], Some(Gradient::BackwardWeights)) => vec!["auto"],
+            ([], _) => usual(layer, accuracy).iter().map(|kernel| kernel.id()).collect(),
+            (ids, _) => ids.to_vec(),
+        };
         let device = clock == Clock::Device;
-        let ours = kernels.into_iter().filter(|kernel| !device || kernel.on_gpu()).map(|kernel| {
-            if device {
+        let ours = ids.into_iter().filter_map(|id| {
+            if let Some(of) = gradient {
+                return (!device).then_some(Candidate::Gradient(gradients::Ours { of, id, accuracy }));
+            }
+            let kernel = kernels::kernel(id).ok().filter(|kernel| !device || kernel.on_gpu())?;
+            Some(if device {
                 Candidate::Resident(Resident { kernel, accuracy })
             } else {
                 Candidate::Ours(Ours { kernel, accuracy, stores })
-            }
+            })
         });
         let peers = self.peers.iter().filter(|peer| peer.on_device() == device);
         ours.chain(peers.map(|peer| Candidate::Peer(peer.as_ref()))).collect()
@@ -91,6 +101,7 @@ impl Request {
 enum Candidate<'a> {
     Ours(Ours),
     Resident(Resident),
+    Gradient(gradients::Ours),
     Peer(&'a dyn Engine),
 }
 
@@ -99,6 +110,7 @@ impl Candidate<'_> {
         match self {
             Candidate::Ours(ours) => ours,
             Candidate::Resident(ours) => ours,
+            Candidate::Gradient(ours) => ours,
             Candidate::Peer(peer) => *peer,
         }
     }
@@ -172,10 +184,11 @@ mod tests {
         }
     }
 
-    fn request(text: &str, ids: &[&str]) -> Request {
+    fn request(text: &str, ids: &[&'static str]) -> Request {
         Request {
             layers: layers::parse(text, "test").unwrap(),
-            kernels: ids.iter().map(|id| kernels::kernel(id).unwrap()).collect(),
+            gradient: None,
+            kernels: ids.to_vec(),
             accuracy: Accuracy::Standard,
             stores: Stores::Cached,
             peers: Vec::new(),
