@@ -40,6 +40,8 @@ pub(crate) enum Command {
     Errors(Errors),
     /// Run a whole network on random weights and images: latency, images a second, time by layer
     Net(Net),
+    /// Time poolings of networks, both ways, beside what the memory allows
+    Pool(Pool),
     /// Print a completion script
     Completions {
         /// The shell to print it for
@@ -433,6 +435,22 @@ pub(crate) struct Net {
     /// Print the table of layers instead: outputs, parameters, multiply-adds, receptive fields
     #[arg(long)]
     pub(crate) summary: bool,
+    /// Print JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Pool {
+    /// Numbers of threads, separated by commas
+    #[arg(long, value_name = "N,…", value_delimiter = ',', default_value = "1")]
+    pub(crate) threads: Vec<usize>,
+    /// Layout; by default both
+    #[arg(long)]
+    pub(crate) layout: Option<LayoutArg>,
+    /// Measuring time for each row, in seconds
+    #[arg(long, value_name = "SECONDS", default_value_t = 0.2)]
+    pub(crate) time: f64,
     /// Print JSON
     #[arg(long)]
     pub(crate) json: bool,

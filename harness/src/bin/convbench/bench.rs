@@ -155,7 +155,7 @@ fn measure(request: Request, json: Option<&Path>, out: &mut dyn Write) -> Result
 }
 
 /// A length of time that makes sense.
-fn seconds(option: &str, value: f64, most: f64) -> Result<Duration, Stop> {
+pub(crate) fn seconds(option: &str, value: f64, most: f64) -> Result<Duration, Stop> {
     let time = Duration::try_from_secs_f64(value).ok();
     time.filter(|time| *time >= Duration::from_millis(1) && value <= most)
         .ok_or_else(|| refused(format!("{option} is {value}, but must be 0.001 to {most} seconds")))
