@@ -259,6 +259,25 @@ mod tests {
     }
 
     #[test]
+    fn gradients_are_verified_and_timed() {
+        for (of, kernel) in [(Gradient::BackwardData, "direct"), (Gradient::BackwardWeights, "product")] {
+            let text = "a 1 c8 h9 w9 o8 k3 s2 p1 g2\nb 1 c8 h9 w9 o8 k3 s2 p1 nhwc";
+            let mut request = request(text, &[kernel]);
+            (request.gradient, request.clocks) = (Some(of), vec![Clock::Warm, Clock::Cold]);
+            let rows = bench(&request, &mut Quiet(usize::MAX)).unwrap();
+            assert_eq!(rows.len(), 8);
+            for row in rows {
+                assert_eq!((row.status, row.op), (Status::Ok, Some(of)), "{row:?}");
+                assert!(row.max_error.unwrap() <= row.error_bound.unwrap());
+                assert!(row.kernel.starts_with(kernel) && row.roof_fraction.unwrap() > 0.0, "{row:?}");
+            }
+            request.kernels.clear();
+            let usual = request.rows_of(&request.layers[1], Clock::Warm);
+            assert!(usual > 1 && request.rows_of(&request.layers[1], Clock::Device) == 0);
+        }
+    }
+
+    #[test]
     fn stops_early() {
         let request = request("a 1 c8 h9 w9 o8 k3\nb 1 c8 h9 w9 o8 k3 p1", &["direct"]);
         assert_eq!(bench(&request, &mut Quiet(3)).unwrap().len(), 0);
