@@ -170,7 +170,7 @@ fn ranking(layers: Vec<Layer>, pools: &[Pool]) -> Result<(), String> {
         })
     };
     save().map_err(|error| format!("{}: {error}", folder.display()))?;
-    let source = Source { name: "rows.jsonl".to_owned(), rows, interrupted: false };
+    let source = Source { name: "rows.jsonl".to_owned(), rows, networks: Vec::new(), interrupted: false };
     harness::report::write(&folder, vec![source])?;
     println!("report: {}", folder.join(harness::report::PAGE).display());
     Ok(())

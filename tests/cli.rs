@@ -320,19 +320,110 @@ fn poolings_stand_beside_the_memorys_roof() {
 fn net_times_a_network_and_its_layers() {
     let text = good(&["net", "lenet5", "--batch", "1,3", "--time", "0"]);
     assert_eq!(text.matches("images/s").count(), 2, "{text}");
-    assert!(text.contains("batch 3, threads 1") && text.contains("c1+relu1"), "{text}");
+    assert!(text.contains("lenet5, batch 3, threads 1\n") && text.contains("\nc1+relu1"), "{text}");
     assert!(good(&["net", "resnet50", "--summary"]).ends_with("25 557 032   4 089 184 256\n"));
-    let rows = json(&["net", "lenet5", "--kernel", "direct", "--time", "0", "--json"]);
-    let (timed, layers) = (&rows[0]["timed"], &rows[0]["timed"]["layers"]);
-    assert!(timed["median_ms"].as_f64().unwrap() >= timed["fastest_ms"].as_f64().unwrap());
-    assert_eq!((layers.as_array().unwrap().len(), &timed["runs"]), (7, &3.into()));
-    assert!(layers[0]["kernel"].as_str().unwrap().starts_with("direct/"), "{rows}");
+    let folder = Folder::new("cli-net");
+    let file = folder.path("rows.jsonl");
+    good(&["net", "lenet5", "--kernel", "direct,naive", "--batch", "1,2", "--time", "0.02", "--json", &file]);
+    let results = harness::record::read_all(file.as_ref()).unwrap();
+    assert_eq!((results.rows.len(), results.networks.len(), results.interrupted), (0, 4, false));
+    for rows in results.networks.chunks(2) {
+        let [direct, naive] = rows else { panic!("{rows:?}") };
+        let ordered = [direct.min_ns, direct.quarter_ns, direct.median_ns, direct.three_quarters_ns];
+        assert!(ordered.is_sorted() && ordered[0].is_some() && direct.samples >= 3, "{direct:?}");
+        assert_eq!((direct.parts.len(), direct.difference), (7, Some(0.0)));
+        assert!(direct.parts[0].kernel.as_ref().unwrap().starts_with("direct/"), "{direct:?}");
+        assert_eq!((naive.requested.as_str(), naive.baseline.as_deref()), ("naive", Some("direct")));
+        assert!(naive.difference.unwrap() < 1e-5 && naive.ratio.unwrap() < 0.7, "{naive:?}");
+        let sum: f64 = direct.parts_ns();
+        assert!((0.5..1.5).contains(&(sum / direct.median_ns.unwrap())), "{direct:?}");
+    }
+    let page_folder = folder.path("report");
+    let verdict = good(&["report", &file, "--output", &page_folder]);
+    assert!(verdict.starts_with("lenet5, batch 1, 1 thread: direct "), "{verdict}");
+    let page = std::fs::read_to_string(folder.path("report/index.html")).unwrap();
+    assert!(page.contains("<title>Whole networks: lenet5</title>"));
+    assert_eq!(page.matches("class=\"part c-direct\"").count(), 4, "bars have convolutions");
+    assert!(page.contains("c3+relu3") && page.contains("fully connected") && page.contains("pooling"));
+    let markdown = std::fs::read_to_string(folder.path("report/report.md")).unwrap();
+    assert!(markdown.contains("| 2, 1, naive |") && !markdown.contains("No row has a time"), "{markdown}");
+    assert!(refusal(&["compare", &file, &file]).contains("only of whole networks"));
+    let absent = refusal(&["net", "lenet5", "--peers", "onnxruntime", "--onnxruntime", "absent.so"]);
+    assert!(absent.contains("absent.so"), "{absent}");
+    assert!(refusal(&["net", "lenet5", "--peers", "caffe"]).contains("`caffe` is no peer"));
+    assert!(refusal(&["net", "lenet5", "--onnxruntime", "x.so"]).contains("--peers does not name"));
     assert!(refusal(&["net", "lenet6"]).contains("`lenet6`, but must be lenet5"));
     assert!(refusal(&["net", "lenet5", "--batch", "0"]).contains("the batch is 0"));
     assert!(refusal(&["net", "lenet5", "--threads", "0"]).contains("threads"));
     assert!(refusal(&["net", "lenet5", "--kernel", "fft"]).contains("fft"));
     assert!(refusal(&["net", "lenet5", "--time", "-1"]).contains("-1"));
     assert!(refusal(&["net", "resnet50", "--batch", "100000000"]).contains("of memory can be had"));
+}
+
+#[test]
+fn net_runs_models_on_images() {
+    let folder = Folder::new("net-models");
+    let (model, output) = (folder.path("lenet.onnx"), folder.path("y.npy"));
+    assert!(good(&["net", "lenet5", "--save", &model]).contains("lenet5 with batches of any size is in "));
+    let images: Vec<f32> = (0..2 * 784).map(|i| (i % 29) as f32 / 29.0).collect();
+    let input = write_array(&folder, "x.npy", &[2, 1, 28, 28], &images);
+    let args = ["net", &model, "--input", &input, "--time", "0"];
+    let text = good(&[&args[..], &["--output", &output]].concat());
+    assert!(text.contains("f5       Linear                    120        48 120"), "{text}");
+    assert!(text.contains("largest of 10 outputs") && text.contains("\nimage 1   "), "{text}");
+    assert!(text.contains("by auto, batch 2, threads 1:") && text.contains("c1+relu1 "), "{text}");
+    let scores = npy::read(Path::new(&output), 2).unwrap();
+    assert_eq!(scores.shape, [2, 10]);
+    let rows = json(&[&args[..], &["--json", "--kernel", "naive", "--threads", "1,2"]].concat());
+    let best = &rows[1]["largest"][1][0];
+    let value = scores.values[10 + best[0].as_u64().unwrap() as usize];
+    assert!((f64::from(value) - best[1].as_f64().unwrap()).abs() < 1e-5, "{rows}\n{scores:?}");
+    assert!(scores.values[10..].iter().all(|x| *x <= value));
+    // The same weights that the name has.
+    let known = json(&["net", "lenet5", "--input", &input, "--time", "0", "--json", "--threads", "1,2"]);
+    assert_eq!(known[0]["largest"], json(&[&args[..], &["--json"]].concat())[0]["largest"]);
+
+    // The batch that a model says.
+    let fixed = folder.path("fixed.onnx");
+    good(&["net", &model, "--batch", "3", "--save", &fixed]);
+    assert!(good(&["net", &fixed, "--time", "0"]).contains("batch 3, threads 1"));
+    assert!(good(&["net", &fixed, "--batch", "1,2", "--time", "0"]).contains("batch 2, threads 1"));
+    assert!(good(&["net", &fixed, "--summary"]).contains("\noutput "));
+}
+
+#[test]
+fn net_refuses_models_and_images_in_one_line() {
+    let folder = Folder::new("net-refusals");
+    let model = folder.path("lenet.onnx");
+    good(&["net", "lenet5", "--save", &model]);
+    let refused = |input: &str| refusal(&["net", &model, "--input", input]);
+    let wide = write_array(&folder, "wide.npy", &[1, 1, 28, 29], &[0.0; 812]);
+    assert!(refused(&wide).contains("has shape [1, 1, 28, 29], but the network takes [batch, 1, 28, 28]"));
+    let flat = write_array(&folder, "flat.npy", &[1, 784], &[0.0; 784]);
+    assert!(refused(&flat).contains("has shape [1, 784], but must have 4 axes"));
+    let none = write_array(&folder, "none.npy", &[0, 1, 28, 28], &[]);
+    assert!(refused(&none).contains("the batch is 0"));
+    assert!(refused(&folder.write("text.npy", "text")).contains("is no .npy file"));
+    let two = write_array(&folder, "two.npy", &[2, 1, 28, 28], &[0.0; 1568]);
+    let batch = refusal(&["net", &model, "--input", &two, "--batch", "3"]);
+    assert!(batch.contains("holds 2 images, but --batch asks for [3]"), "{batch}");
+    assert!(refusal(&["net", &model, "--output", "y.npy"]).contains("--input"));
+    assert!(refusal(&["net", &folder.path("absent.onnx")]).contains("absent.onnx: No such file"));
+    let whole = fs::read(&model).unwrap();
+    let cut = folder.write("cut.onnx", &whole[..whole.len() / 2]);
+    assert!(refusal(&["net", &cut]).contains("cut.onnx: is no ONNX model, or is cut off"));
+    assert!(refusal(&["net", &wide]).contains("wide.npy: is no ONNX model"));
+    // Images of a petabyte, of which a stride leaves little.
+    let mut huge = cnn::Graph::new(cnn::Shape::image(1, 1 << 24, 1 << 24)).unwrap();
+    huge.then("conv", cnn::Conv::new(1, 1, 1).stride(1 << 20)).unwrap();
+    let bytes = cnn::onnx::write(&huge, &cnn::Weights::random(&huge, 1).unwrap(), None).unwrap();
+    let huge = refusal(&["net", &folder.write("huge.onnx", bytes)]);
+    assert!(huge.contains("of memory can be had"), "{huge}");
+    let nowhere = refusal(&["net", "lenet5", "--save", &folder.path("no/folder.onnx")]);
+    assert!(nowhere.contains("folder.onnx: No such file"), "{nowhere}");
+    assert!(refusal(&["net", "lenet5", "--save", &model, "--batch", "1,2"]).contains("must be one number"));
+    assert!(refusal(&["net", "lenet5", "--save", &model, "--batch", "0"]).contains("must be one number"));
+    assert_eq!(fs::read(&model).unwrap(), whole);
 }
 
 #[test]

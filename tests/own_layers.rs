@@ -298,7 +298,7 @@ fn what_cannot_be_measured_is_said() {
         lines,
         [
             "not measured: v0 is a transposed convolution",
-            "not measured: v1 has 3 spatial axes, but only 1 or 2 can be measured",
+            "not measured: v1 has 3 spatial axes, but only 1 or 2 are supported",
         ]
     );
 }

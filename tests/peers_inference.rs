@@ -5,10 +5,14 @@ mod peers_common;
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::Arc;
+use std::time::Duration;
 
 use harness::bench::{blank, sampling, verified};
+use harness::network::{Bench, Request};
 use harness::peers::{NAMES, Paths, find};
 use harness::pinning::Pool;
+use harness::provenance::Run;
 use harness::record::{Clock, Status};
 use kernels::{ConvSpec, Layout};
 use peers_common::{Task, peer, skip};
@@ -168,6 +172,42 @@ fn a_path_that_was_given_must_be_right() {
             (output.status.code(), said.as_str()),
             (Some(2), format!("convbench: {error}\n").as_str())
         );
+    }
+}
+
+/// Whole networks give the same as ours: a chain and a residual one, with folded normalisations, on two threads too.
+#[test]
+fn networks_are_the_same() {
+    for name in ["onnxruntime", "tract"] {
+        let peers = [peer(name)];
+        for (network, shape) in [("resnet18", [3, 40, 48]), ("lenet5", [1, 28, 28])] {
+            let shape = cnn::Shape::image(shape[0], shape[1], shape[2]);
+            let graph = cnn::networks::sized(network, shape, 7).unwrap();
+            let request = Request {
+                name: network,
+                graph: &graph,
+                kernels: &["auto".to_owned()],
+                accuracy: kernels::Accuracy::Standard,
+                peers: &peers,
+                time: Duration::from_millis(5),
+                run: Arc::new(Run::new("test".to_owned())),
+            };
+            let bench = Bench::new(request, None).unwrap();
+            for (batch, threads) in [(1, 1), (3, 2)] {
+                let rows = bench.measure(batch, threads, None, &mut || true).unwrap().rows;
+                let theirs = &rows[1];
+                if theirs.status == Status::Unavailable {
+                    skip(name, theirs.reason.as_deref().unwrap());
+                    break;
+                }
+                assert_eq!(theirs.status, Status::Ok, "{theirs:?}");
+                assert!(theirs.difference.unwrap() < 1e-5 && theirs.ratio.unwrap() > 0.0, "{theirs:?}");
+                assert!(theirs.version.is_some() && theirs.first_ns > Some(0.0), "{theirs:?}");
+                let convolutions = theirs.parts.iter().filter(|part| part.kind == "Conv").count();
+                let told = graph.nodes().iter().filter(|node| node.layer().kind() == "Conv").count();
+                assert_eq!(convolutions, if name == "onnxruntime" { told } else { 0 }, "{theirs:?}");
+            }
+        }
     }
 }
 

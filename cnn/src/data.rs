@@ -5,7 +5,7 @@ use std::path::Path;
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
-use crate::error::check_len;
+use crate::error::{check_len, zeros};
 use crate::{Error, Inference, Shape, file};
 
 /// Images of one shape, each with the number of its class.
@@ -89,7 +89,7 @@ impl Dataset {
     /// # Errors
     /// When a buffer is not of the batch's size, or there is no image of such a number.
     pub fn gather(&self, which: &[usize], images: &mut [f32], labels: &mut [u8]) -> Result<(), Error> {
-        check_len("the batch of images", images.len(), which.len() * self.shape.len())?;
+        check_len("the batch of images", images.len(), which.len().saturating_mul(self.shape.len()))?;
         check_len("the batch of labels", labels.len(), which.len())?;
         let places = images.chunks_exact_mut(self.shape.len()).zip(labels);
         for ((image, label), &index) in places.zip(which) {
@@ -107,10 +107,11 @@ impl Dataset {
     /// The share of images whose class gets the largest of the network's outputs.
     ///
     /// # Errors
-    /// When the network is for other images.
+    /// When the network is for images of another size.
     pub fn accuracy(&self, network: &mut Inference) -> Result<f64, Error> {
         let batch = network.batch();
-        let mut images = vec![0.0; batch * self.shape.len()];
+        check_len("the batch of images", batch.saturating_mul(self.shape.len()), network.input_len())?;
+        let mut images = zeros(network.input_len())?;
         let mut labels = vec![0; batch];
         let mut right = 0;
         for first in (0..self.len()).step_by(batch) {
@@ -189,6 +190,14 @@ mod tests {
         assert!(Dataset::new(Shape::Features(2), vec![0.0; 3], vec![0]).is_err());
         assert!(Dataset::new(Shape::Features(0), vec![], vec![0]).is_err());
         assert!(Dataset::new(Shape::image(usize::MAX, 2, 2), vec![], vec![]).is_err());
+        // Without images, of a size that no batch of them can have.
+        let none = Dataset::new(Shape::Features(1 << 50), vec![], vec![]).unwrap();
+        assert!(none.gather(&[0; 1 << 14], &mut images, &mut labels).is_err());
+        let mut net = crate::Graph::new(Shape::Features(3)).unwrap();
+        net.then("softmax", crate::Layer::SOFTMAX).unwrap();
+        let weights = crate::Weights::random(&net, 1).unwrap();
+        let mut inference = Inference::new(&net, &weights, &Default::default()).unwrap();
+        assert!(none.accuracy(&mut inference).is_err());
     }
 
     #[test]

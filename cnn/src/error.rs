@@ -66,6 +66,8 @@ pub enum Error {
         /// What is wrong.
         what: String,
     },
+    /// A model (a network in another format) that is broken, or has what is not supported.
+    Model(String),
     /// The loss is no number any more.
     Diverged {
         /// Steps taken before this one.
@@ -91,6 +93,7 @@ impl fmt::Display for Error {
             }
             Error::OutOfMemory { bytes } => write!(f, "{bytes} bytes of memory cannot be had"),
             Error::File { path, what } => write!(f, "{}: {what}", path.display()),
+            Error::Model(what) => f.write_str(what),
             Error::Diverged { step, layer } => {
                 write!(
                     f,

@@ -339,9 +339,9 @@ impl Graph {
             Layer::Dropout(p) if !(0.0..1.0).contains(p) => {
                 Err(wrong(format!("a probability of {p} must be at least 0 and below 1")))
             }
-            Layer::Softmax => match given {
-                Shape::Features(_) => Ok(given),
-                Shape::Image { .. } => Err(refuse("features".to_owned())),
+            &Layer::Softmax { axis } => match given.dims().len() {
+                axes if axis < axes => Ok(given),
+                axes => Err(wrong(format!("its axis is {axis}, but must be below {axes}"))),
             },
             Layer::Activation(Activation::Clamp { min, max }) => {
                 let ordered = min <= max;

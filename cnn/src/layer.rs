@@ -28,8 +28,11 @@ pub enum Layer {
     Flatten,
     /// In training, each value is 0 with this probability and grows by 1/(1 − p) otherwise; else nothing.
     Dropout(f32),
-    /// exp(x) over the sum of exp(x) of all features.
-    Softmax,
+    /// exp(x) over the sum of exp(x) along an axis of each image: 0 are channels or features, 1 rows, 2 columns.
+    Softmax {
+        /// The axis.
+        axis: usize,
+    },
 }
 
 impl Layer {
@@ -37,6 +40,9 @@ impl Layer {
     pub const RELU: Layer = Layer::Activation(Activation::Relu);
     /// x limited to 0..=6.
     pub const RELU6: Layer = Layer::Activation(Activation::Clamp { min: 0.0, max: 6.0 });
+
+    /// exp(x) over the sum of exp(x) of all features or channels.
+    pub const SOFTMAX: Layer = Layer::Softmax { axis: 0 };
 
     /// The kind, as tables name it.
     pub fn kind(&self) -> &'static str {
@@ -53,7 +59,7 @@ impl Layer {
             Layer::Add => "Add",
             Layer::Flatten => "Flatten",
             Layer::Dropout(_) => "Dropout",
-            Layer::Softmax => "Softmax",
+            Layer::Softmax { .. } => "Softmax",
         }
     }
 
@@ -161,6 +167,8 @@ pub struct Pool {
     pub stride: [usize; 2],
     /// Padding on the four sides: never a maximum.
     pub padding: Padding,
+    /// Distance between neighbours in a window `[vertical, horizontal]`, counted from 1.
+    pub dilation: [usize; 2],
     /// Whether a last window that reaches over the edge counts; one that would start in the padding behind
     /// the map does not.
     pub ceil_mode: bool,
@@ -175,6 +183,7 @@ impl Pool {
             window: [window; 2],
             stride: [window; 2],
             padding: Padding::none(),
+            dilation: [1; 2],
             ceil_mode: false,
             count_include_pad: true,
         }

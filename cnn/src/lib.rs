@@ -46,12 +46,13 @@
 mod data;
 pub mod digits;
 mod error;
-mod file;
+pub mod file;
 mod fusion;
 mod graph;
 mod inference;
 mod layer;
 pub mod networks;
+pub mod onnx;
 mod ops;
 mod optimizer;
 mod shape;

@@ -56,6 +56,11 @@ impl View {
     }
 }
 
+/// What a window reaches over when its pixels are apart.
+fn dilated(window: [usize; 2], dilation: [usize; 2]) -> [usize; 2] {
+    [0, 1].map(|i| dilation[i] * (window[i] - 1) + 1)
+}
+
 impl Graph {
     /// The table of this network.
     pub fn summary(&self) -> Summary {
@@ -80,11 +85,10 @@ impl Graph {
         let view = views[node.inputs()[0].0];
         let [_, height, width] = self.shape(node.inputs()[0]).volume();
         match node.layer() {
-            Layer::Conv(conv) => {
-                let window = [0, 1].map(|i| conv.dilation[i] * (conv.kernel[i] - 1) + 1);
-                view.through(window, conv.stride)
+            Layer::Conv(conv) => view.through(dilated(conv.kernel, conv.dilation), conv.stride),
+            Layer::MaxPool(pool) | Layer::AvgPool(pool) => {
+                view.through(dilated(pool.window, pool.dilation), pool.stride)
             }
-            Layer::MaxPool(pool) | Layer::AvgPool(pool) => view.through(pool.window, pool.stride),
             // Whoever reads a row of features sees all pixels.
             Layer::GlobalAvgPool | Layer::Flatten => view.through([height, width], [1; 2]),
             Layer::Add => {

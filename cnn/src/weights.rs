@@ -1,11 +1,12 @@
 //! [`Weights`]: the numbers of a network, made at random or read from a safetensors file.
 
-use std::collections::HashMap;
+use std::collections::HashSet;
 use std::path::Path;
 
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
-use safetensors::{Dtype, SafeTensors, tensor::TensorView};
+use safetensors::Dtype;
+use safetensors::tensor::{Metadata, TensorView};
 
 use crate::Error;
 use crate::error::{check_len, zeros};
@@ -53,6 +54,28 @@ impl Weights {
         })
     }
 
+    /// Weights that are known: one list for each of [`Graph::parameters`], in their order.
+    ///
+    /// ```
+    /// use cnn::{Graph, Linear, Shape, Weights};
+    ///
+    /// let mut net = Graph::new(Shape::Features(2))?;
+    /// net.then("sum", Linear::new(2, 1))?;
+    /// let weights = Weights::new(&net, vec![vec![1.0, 1.0], vec![0.0]])?;
+    /// assert_eq!(weights.get("sum.weight"), Some([1.0, 1.0].as_slice()));
+    /// # Ok::<(), cnn::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// When there are more or fewer lists, or one is of another length than its parameter.
+    pub fn new(graph: &Graph, values: Vec<Vec<f32>>) -> Result<Self, Error> {
+        check_len("the weights' tensors", values.len(), graph.parameters().len())?;
+        for (values, parameter) in values.iter().zip(graph.parameters()) {
+            check_len("a tensor of the weights", values.len(), parameter.len())?;
+        }
+        Ok(Weights { parameters: graph.parameters().to_vec(), values })
+    }
+
     fn made(graph: &Graph, mut fill: impl FnMut(&Parameter, &mut [f32])) -> Result<Self, Error> {
         let values = graph.parameters().iter().map(|parameter| {
             let mut values = zeros(parameter.len())?;
@@ -71,30 +94,27 @@ impl Weights {
     /// broken, or lacks a tensor, or has one more, or one of another shape or type: the error names it.
     pub fn load(graph: &Graph, path: &Path) -> Result<Self, Error> {
         let wrong = |what: String| Error::File { path: path.to_owned(), what };
-        let needed: u64 = 4 * graph.parameters().iter().map(|p| p.len() as u64).sum::<u64>();
-        let bytes = file::read_most(path, needed + MOST_BESIDE)?;
-        let tensors = SafeTensors::deserialize(&bytes)
-            .map_err(|error| wrong(format!("is no safetensors file: {error}")))?;
-        let known: HashMap<&str, usize> =
-            graph.parameters().iter().enumerate().map(|(i, p)| (p.name.as_str(), i)).collect();
-        if let Some(name) = tensors
-            .names()
-            .into_iter()
-            .find(|name| !known.contains_key(*name) && !name.ends_with(".num_batches_tracked"))
-        {
+        let values = graph.parameters().iter().map(|p| p.len() as u64).fold(0, u64::saturating_add);
+        let bytes = file::read_most(path, values.saturating_mul(4).saturating_add(MOST_BESIDE))?;
+        let (tensors, data) =
+            parse(&bytes).map_err(|what| wrong(format!("is no safetensors file: {what}")))?;
+        let known: HashSet<&str> = graph.parameters().iter().map(|p| p.name.as_str()).collect();
+        let expected =
+            |name: &String| known.contains(name.as_str()) || name.ends_with(".num_batches_tracked");
+        if let Some(name) = tensors.offset_keys().into_iter().find(|name| !expected(name)) {
             return Err(wrong(format!("holds `{name}`, which the network does not have")));
         }
         let values = graph.parameters().iter().map(|Parameter { name, shape, .. }| {
             let tensor =
-                tensors.tensor(name).map_err(|_| wrong(format!("lacks `{name}` of shape {shape:?}")))?;
-            if tensor.dtype() != Dtype::F32 || tensor.shape() != shape {
+                tensors.info(name).ok_or_else(|| wrong(format!("lacks `{name}` of shape {shape:?}")))?;
+            if tensor.dtype != Dtype::F32 || tensor.shape != *shape {
                 return Err(wrong(format!(
                     "`{name}` is {:?} of shape {:?}, but must be F32 of shape {shape:?}",
-                    tensor.dtype(),
-                    tensor.shape()
+                    tensor.dtype, tensor.shape
                 )));
             }
-            let (floats, _) = tensor.data().as_chunks::<4>();
+            let (from, to) = tensor.data_offsets;
+            let (floats, _) = data.get(from..to).unwrap_or_default().as_chunks::<4>();
             Ok(floats.iter().map(|bytes| f32::from_le_bytes(*bytes)).collect())
         });
         let values = values.collect::<Result<_, Error>>()?;
@@ -117,7 +137,7 @@ impl Weights {
         let views: Vec<_> =
             views.collect::<Result<_, safetensors::SafeTensorError>>().map_err(|e| wrong(e.to_string()))?;
         let whole = safetensors::serialize(views, None).map_err(|error| wrong(error.to_string()))?;
-        file::write_whole(path, &whole)
+        file::write_whole(path, |file| file.write_all(&whole)).map_err(|error| wrong(error.to_string()))
     }
 
     /// What each tensor is.
@@ -162,6 +182,24 @@ impl Weights {
 
     pub(crate) fn all_mut(&mut self) -> &mut [Vec<f32>] {
         &mut self.values
+    }
+}
+
+/// What a safetensors file says of its tensors, which then lie side by side in all of the bytes behind that.
+///
+/// `SafeTensors::deserialize` adds to sizes that a file claims before it compares them with what is there.
+fn parse(bytes: &[u8]) -> Result<(Metadata, &[u8]), String> {
+    let (length, rest) = bytes.split_first_chunk().ok_or("it is too short")?;
+    let length = u64::from_le_bytes(*length);
+    // Parsed, a header takes many times its own size.
+    if length > MOST_BESIDE {
+        return Err(format!("its header has {length} bytes, but {MOST_BESIDE} are the most"));
+    }
+    let (header, data) = rest.split_at_checked(length as usize).ok_or("it ends within its header")?;
+    let tensors: Metadata = serde_json::from_slice(header).map_err(|error| error.to_string())?;
+    match (tensors.data_len(), data.len()) {
+        (claimed, there) if claimed == there => Ok((tensors, data)),
+        (claimed, there) => Err(format!("it has {there} bytes of values, but its header says {claimed}")),
     }
 }
 

@@ -81,6 +81,8 @@ fn broken_files_are_named_errors() {
     let weight = entry("fc.weight", "F32", "[3,2]", 0, 24);
     let path = path("broken");
     let load = |bytes: &[u8]| {
+        // A new file is written in no time; one that is overwritten waits for the disk.
+        let _ = fs::remove_file(&path);
         fs::write(&path, bytes).unwrap();
         Weights::load(&net, &path).map_err(|error| error.to_string())
     };
@@ -113,11 +115,54 @@ fn broken_files_are_named_errors() {
         let message = load(&file(&header, values)).unwrap_err();
         assert!(message.contains(wanted), "{message}");
     }
-    assert!(load(&u64::MAX.to_le_bytes()).unwrap_err().contains("is no safetensors file"));
+    // Sizes whose sum is just below what can be counted.
+    let most = (1 << 61) - 1;
+    let huge: Vec<String> = (0..8)
+        .map(|i| {
+            entry(&format!("{i}.num_batches_tracked"), "U8", &format!("[{most}]"), i * most, (i + 1) * most)
+        })
+        .collect();
+    let message = load(&file(&format!("{{{}}}", huge.join(",")), 0)).unwrap_err();
+    assert!(
+        message.ends_with("it has 0 bytes of values, but its header says 18446744073709551608"),
+        "{message}"
+    );
+    assert!(load(&[0; 7]).unwrap_err().ends_with("is no safetensors file: it is too short"));
+    assert!(load(&9u64.to_le_bytes()).unwrap_err().ends_with("it ends within its header"));
+    assert!(load(&u64::MAX.to_le_bytes()).unwrap_err().contains("its header has 18446744073709551615 bytes"));
+    // Any byte may be wrong: an error, or values that are other ones.
+    let whole = file(&format!("{{{weight},{bias}}}"), 36);
+    for i in 0..whole.len() {
+        for wrong in [0, b'"', b'9', b']', 0xff, whole[i] ^ 1] {
+            let mut bytes = whole.clone();
+            bytes[i] = wrong;
+            let in_header = bytes[..whole.len() - 36] != whole[..whole.len() - 36];
+            assert!(load(&bytes).is_err() || !in_header, "byte {i} as {wrong}");
+        }
+    }
     // More than such weights can be is not even read.
     assert!(load(&vec![0; 2 << 20]).unwrap_err().contains("has more than the"));
     fs::remove_file(&path).unwrap();
     assert!(Weights::load(&net, &path).unwrap_err().to_string().contains("No such file"));
+}
+
+/// A header that takes the place of values is not parsed, however many the network has.
+#[test]
+fn memory_is_bounded() {
+    let mut net = cnn::Graph::new(cnn::Shape::Features(1000)).unwrap();
+    net.then("fc", cnn::Linear::new(1000, 1000)).unwrap();
+    let path = path("header");
+    fs::write(&path, file(&format!("{{{}}}", " ".repeat(2 << 20)), 0)).unwrap();
+    let message = Weights::load(&net, &path).unwrap_err().to_string();
+    assert!(message.ends_with("its header has 2097154 bytes, but 1048576 are the most"), "{message}");
+
+    // Weights whose bytes cannot be counted.
+    let mut net = cnn::Graph::new(cnn::Shape::Features(1 << 26)).unwrap();
+    for i in 0..1100 {
+        net.then(&i.to_string(), cnn::Linear::new(1 << 26, 1 << 26)).unwrap();
+    }
+    assert!(matches!(Weights::load(&net, &path), Err(Error::File { .. })));
+    fs::remove_file(path).unwrap();
 }
 
 /// What cannot be written leaves what was there.

@@ -9,6 +9,8 @@ use kernels::{Accuracy, ConvSpec, ErrorModel, Kernel, Plan, PlanOptions, Stores,
 use crate::buffer::Buffer;
 use crate::data::Tensors;
 use crate::gpu;
+use crate::network::{Model, Part};
+use crate::peers::made::Made;
 use crate::pinning::Pool;
 use crate::record::{Gradient, Launches, Precision, Status};
 
@@ -69,6 +71,25 @@ pub trait Engine: fmt::Debug {
         io: Io<'a>,
         pool: &'a Pool,
     ) -> Result<Box<dyn Prepared + 'a>, Refusal>;
+
+    /// Prepares a whole network.
+    ///
+    /// # Errors
+    /// Why there will be no time.
+    fn network<'a>(&'a self, model: &Model<'a>, pool: &'a Pool) -> Result<Made<'a>, Refusal> {
+        let _ = (model, pool);
+        Err(Refusal::unsupported("it is measured on single convolutions, not on whole networks"))
+    }
+
+    /// What the parts of a run of a network take, where the library tells. Telling costs time: these runs are not
+    /// the ones that are timed.
+    ///
+    /// # Errors
+    /// When it fails.
+    fn network_parts(&self, model: &Model<'_>, pool: &Pool) -> Result<Vec<Part>, String> {
+        let _ = (model, pool);
+        Ok(Vec::new())
+    }
 }
 
 /// The buffers of a convolution, shared by the engines that can work on them in place.

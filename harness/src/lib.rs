@@ -11,7 +11,7 @@
 //!   [`compare`] sets two runs side by side, [`regret`] says what `auto` loses;
 //! - [`machine`] says what machine it is, [`provenance`] where rows come from, [`pinning`] keeps threads on
 //!   their cores, [`mod@file`] and [`npy`] write and read files;
-//! - [`network`] times whole networks;
+//! - [`network`] times whole networks; [`trace`] draws what convolutions and networks make of an image;
 //! - [`pooling`], [`matmul`] and [`gradients`] do for poolings, matrix products and backward passes what those of the
 //!   first line do for convolutions.
 //!
@@ -49,6 +49,7 @@ pub mod report;
 pub mod rotation;
 pub mod statistics;
 pub mod strategy;
+pub mod trace;
 pub mod verify;
 
 /// The examples of the README, tested.

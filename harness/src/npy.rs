@@ -24,10 +24,18 @@ pub struct Array {
 /// One line that names the file: not there, not `.npy`, not float32, not in C order, another number of
 /// axes, shorter than its header says, or larger than memory.
 pub fn read(path: &Path, axes: usize) -> Result<Array, String> {
+    read_of(path, &[axes])
+}
+
+/// Reads an array of one of these numbers of axes.
+///
+/// # Errors
+/// As [`read`].
+pub fn read_of(path: &Path, axes: &[usize]) -> Result<Array, String> {
     read_array(path, axes).map_err(|what| format!("{}: {what}", path.display()))
 }
 
-fn read_array(path: &Path, axes: usize) -> Result<Array, String> {
+fn read_array(path: &Path, axes: &[usize]) -> Result<Array, String> {
     let file = File::open(path).map_err(|error| error.to_string())?;
     let length = file.metadata().map_err(|error| error.to_string())?;
     if !length.is_file() {
@@ -48,7 +56,8 @@ fn read_array(path: &Path, axes: usize) -> Result<Array, String> {
     if npy.order() != Order::C && shape.iter().filter(|&&n| n > 1).count() > 1 {
         return Err("is in Fortran order, but must be in C order (numpy.ascontiguousarray)".to_owned());
     }
-    if shape.len() != axes {
+    if !axes.contains(&shape.len()) {
+        let axes = axes.iter().map(usize::to_string).collect::<Vec<_>>().join(" or ");
         return Err(format!("has shape {shape:?}, but must have {axes} axes"));
     }
     // Counted anew with checks: a header may claim anything, and memory is taken only for what is there.

@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 use crate::engine::Refusal;
 use crate::file::{partial_path, read_most};
 use crate::machine;
+use crate::network::{self, NetworkRow};
 use crate::provenance::Run;
 use crate::statistics::{Ratio, Statistics};
 
@@ -359,20 +360,42 @@ impl Record {
 /// Most bytes of a file of results: a hundred thousand rows.
 const MOST_RESULTS: u64 = 256 << 20;
 
-/// Reads the rows of a file; also says whether the run that wrote it was interrupted.
+/// What a file of results holds.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Results {
+    /// Rows of layers.
+    pub rows: Vec<Record>,
+    /// Rows of whole networks.
+    pub networks: Vec<NetworkRow>,
+    /// Whether the run that wrote it was interrupted.
+    pub interrupted: bool,
+}
+
+/// Reads the rows of layers of a file; also says whether the run that wrote it was interrupted.
+///
+/// # Errors
+/// As [`read_all`], and when there is no row of a layer.
+pub fn read(path: &Path) -> Result<(Vec<Record>, bool), String> {
+    let Results { rows, interrupted, .. } = read_all(path)?;
+    match rows.is_empty() {
+        true => Err(format!("{}: holds no row of a layer, only of whole networks", path.display())),
+        false => Ok((rows, interrupted)),
+    }
+}
+
+/// Reads the rows of a file.
 ///
 /// # Errors
 /// One line that names the file, the line and what is wrong with it: not readable, no JSON object, a field
 /// that is missing or unknown, another version; or no row at all.
-pub fn read(path: &Path) -> Result<(Vec<Record>, bool), String> {
+pub fn read_all(path: &Path) -> Result<Results, String> {
     let whole = |error: String| format!("{}: {error}", path.display());
     let mut bytes = Vec::new();
     let most = MOST_RESULTS.min(machine::available_memory() / 4);
     let file = File::open(path).map_err(|error| whole(error.to_string()))?;
     read_most(file, most, &mut bytes).map_err(whole)?;
     let text = String::from_utf8(bytes).map_err(|_| whole("is no text (UTF-8)".to_owned()))?;
-    let mut rows = Vec::new();
-    let mut interrupted = false;
+    let mut results = Results::default();
     for (index, line) in text.lines().enumerate() {
         let error = |what: String| format!("{}:{}: {what}", path.display(), index + 1);
         let value: serde_json::Value =
@@ -385,15 +408,19 @@ pub fn read(path: &Path) -> Result<(Vec<Record>, bool), String> {
             None => return Err(error("is no row of results: it has no `schema`".to_owned())),
         }
         if value.get("status").and_then(serde_json::Value::as_str) == Some(INTERRUPTED) {
-            interrupted = true;
+            results.interrupted = true;
             continue;
         }
-        rows.push(serde_json::from_value(value).map_err(|e| error(e.to_string()))?);
+        if value.get("kind").and_then(serde_json::Value::as_str) == Some(network::KIND) {
+            results.networks.push(serde_json::from_value(value).map_err(|e| error(e.to_string()))?);
+        } else {
+            results.rows.push(serde_json::from_value(value).map_err(|e| error(e.to_string()))?);
+        }
     }
-    if rows.is_empty() {
+    if results.rows.is_empty() && results.networks.is_empty() {
         return Err(whole("holds no row of results".to_owned()));
     }
-    Ok((rows, interrupted))
+    Ok(results)
 }
 
 /// The status of the last line of a run that was stopped.

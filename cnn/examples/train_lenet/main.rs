@@ -111,6 +111,9 @@ fn run() -> Result<bool, Box<dyn Error>> {
     std::fs::create_dir_all(&options.output)?;
     let start = Instant::now();
     let [set, held_out] = data(&options)?;
+    if set.len() < BATCH {
+        return Err(format!("{} digits to learn are too few: a step takes {BATCH}", set.len()).into());
+    }
     println!("{} digits to learn, {} held out, seed {}", set.len(), held_out.len(), options.seed);
 
     let net = networks::sized("lenet5", set.shape(), 10)?;

@@ -10,6 +10,7 @@ use super::{Change, InferenceOptions, Op, Source, Step, StepInfo, kernel_of};
 use crate::fusion::{Fused, Readers, fuse};
 use crate::graph::{Graph, Node, Value, conv_spec};
 use crate::layer::{Conv, Layer, Linear};
+use crate::ops::softmax::Lines;
 use crate::ops::{norm, pool};
 use crate::slots::Slots;
 use crate::{Error, Weights};
@@ -97,7 +98,7 @@ impl Compiler<'_> {
                 let (factors, summands) = norm::affine(layer, self.norm_values(node));
                 (Op::Change(Change::Norm { factors, summands, pixels: height * width }), Some(false))
             }
-            Layer::Softmax => (Op::Change(Change::Softmax(channels)), Some(false)),
+            &Layer::Softmax { axis } => (Op::Change(Change::Softmax(Lines::along(given, axis))), Some(false)),
             // The second operand's place is known when its buffer is.
             Layer::Add => (Op::Change(Change::Add(Source::Input, 0)), Some(false)),
             Layer::Flatten | Layer::Dropout(_) => (Op::Change(Change::Nothing), Some(false)),

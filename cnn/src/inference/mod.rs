@@ -13,7 +13,8 @@ use kernels::{Accuracy, Activation, ConvError, ConvSpec, Effort, Plan, Workspace
 use crate::error::{check_len, zeros};
 use crate::graph::{Graph, Value};
 use crate::layer::{Conv, Lrn};
-use crate::ops::{lrn, norm, softmax::softmax};
+use crate::ops::softmax::{Lines, softmax};
+use crate::ops::{lrn, norm};
 use crate::{Error, Weights};
 
 /// How to prepare a network. Write `InferenceOptions { batch: 8, ..Default::default() }`.
@@ -93,7 +94,7 @@ enum Change {
     Nothing,
     Activation(Activation),
     Norm { factors: Vec<f32>, summands: Vec<f32>, pixels: usize },
-    Softmax(usize),
+    Softmax(Lines),
     Add(Source, usize),
 }
 
@@ -148,7 +149,7 @@ impl Inference {
     /// or refuses (the layer is named), or memory cannot be had.
     pub fn new(graph: &Graph, weights: &Weights, options: &InferenceOptions) -> Result<Self, Error> {
         weights.check(graph)?;
-        check_batch(graph, options.batch)?;
+        check_extent(graph, options.batch, options.threads)?;
         let (steps, sizes) = compile::compile(graph, weights, options)?;
         let largest = steps.iter().filter_map(|step| match &step.op {
             Op::Conv { plan, .. } => Some(plan),
@@ -170,6 +171,11 @@ impl Inference {
     /// Images in each run.
     pub fn batch(&self) -> usize {
         self.batch
+    }
+
+    /// Values of a batch of images.
+    pub(crate) fn input_len(&self) -> usize {
+        self.input_len
     }
 
     /// The parts of a run, in order.
@@ -254,14 +260,17 @@ impl Inference {
     }
 }
 
-/// Fails where a batch of the network's activations does not fit.
-pub(crate) fn check_batch(graph: &Graph, batch: usize) -> Result<(), Error> {
+/// Fails for a network without layers, a batch whose activations do not fit, and no threads.
+pub(crate) fn check_extent(graph: &Graph, batch: usize, threads: usize) -> Result<(), Error> {
     if graph.nodes().is_empty() {
         return Err(Error::Option {
             option: "the number of layers",
             value: "0".to_owned(),
             expected: "at least 1",
         });
+    }
+    if threads == 0 {
+        return Err(Error::Option { option: "threads", value: "0".to_owned(), expected: "at least 1" });
     }
     let largest = (0..=graph.nodes().len()).map(|i| graph.shape(Value(i)).len()).max().unwrap_or(0);
     match largest.checked_mul(batch) {
@@ -309,7 +318,7 @@ impl Step {
                     Change::Norm { factors, summands, pixels } => {
                         norm::apply(factors, summands, output, *pixels);
                     }
-                    Change::Softmax(classes) => softmax(output, *classes),
+                    Change::Softmax(lines) => softmax(output, *lines),
                     Change::Add(other, len) => {
                         let other = read(*other, *len);
                         output.iter_mut().zip(other).for_each(|(x, y)| *x += y);

@@ -5,7 +5,7 @@ use crate::layer::Lrn;
 /// The channels that a sum runs over, around channel `c` of `channels`.
 fn window(lrn: &Lrn, c: usize, channels: usize) -> std::ops::Range<usize> {
     let before = (lrn.size - 1) / 2;
-    c.saturating_sub(before)..(c + lrn.size - before).min(channels)
+    c.saturating_sub(before)..c.saturating_add(lrn.size - before).min(channels)
 }
 
 /// k + alpha/size · Σ x² for each pixel of channel `c`.

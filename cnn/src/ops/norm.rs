@@ -19,12 +19,23 @@ pub(crate) fn apply(factors: &[f32], summands: &[f32], values: &mut [f32], pixel
     }
 }
 
-/// What a batch's statistics leave for the way back.
-#[derive(Debug, Default)]
+/// The statistics of a batch, channel by channel.
+#[derive(Debug)]
 pub(crate) struct Statistics {
     pub(crate) mean: Vec<f32>,
     /// 1/√(variance + epsilon).
     pub(crate) inverse: Vec<f32>,
+    /// That of a sample, without bias.
+    pub(crate) variance: Vec<f32>,
+}
+
+impl Statistics {
+    /// Moves the running mean and variance towards these.
+    pub(crate) fn observe(&self, norm: &BatchNorm, [mean, variance]: [&mut [f32]; 2]) {
+        for (running, batch) in [(mean, &self.mean), (variance, &self.variance)] {
+            running.iter_mut().zip(batch).for_each(|(running, x)| *running += norm.momentum * (x - *running));
+        }
+    }
 }
 
 /// The maps of one channel in a batch, one for each image.
@@ -32,13 +43,11 @@ fn maps(values: &[f32], c: usize, [channels, pixels]: [usize; 2]) -> impl Iterat
     values.chunks_exact(channels * pixels).map(move |image| &image[c * pixels..][..pixels])
 }
 
-/// y = scale · (x − mean)/√(variance + epsilon) + bias, with the batch's own statistics, of which the running
-/// ones take their share (the variance without bias).
+/// y = scale · (x − mean)/√(variance + epsilon) + bias, with the batch's own statistics.
 pub(crate) fn forward(
     norm: &BatchNorm,
     scale: &[f32],
     bias: &[f32],
-    running: [&mut [f32]; 2],
     input: &[f32],
     output: &mut [f32],
     pixels: usize,
@@ -46,17 +55,14 @@ pub(crate) fn forward(
 ) {
     let extents = [norm.channels, pixels];
     let count = (input.len() / norm.channels) as f64;
-    let [running_mean, running_variance] = running;
     for c in 0..norm.channels {
         let sum: f64 = maps(input, c, extents).flatten().map(|&x| f64::from(x)).sum();
         let mean = sum / count;
         let squares: f64 = maps(input, c, extents).flatten().map(|&x| (f64::from(x) - mean).powi(2)).sum();
         let variance = squares / count;
-        let unbiased = squares / (count - 1.0).max(1.0);
         statistics.mean[c] = mean as f32;
         statistics.inverse[c] = (1.0 / (variance + f64::from(norm.epsilon)).sqrt()) as f32;
-        running_mean[c] += norm.momentum * (mean as f32 - running_mean[c]);
-        running_variance[c] += norm.momentum * (unbiased as f32 - running_variance[c]);
+        statistics.variance[c] = (squares / (count - 1.0).max(1.0)) as f32;
     }
     let size = norm.channels * pixels;
     for (x, y) in input.chunks_exact(size).zip(output.chunks_exact_mut(size)) {

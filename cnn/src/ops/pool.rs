@@ -16,6 +16,7 @@ pub(crate) fn spec(pool: &Pool, input: Shape, batch: usize) -> Result<PoolSpec, 
         .kernel(pool.window[0], pool.window[1])
         .stride(pool.stride[0], pool.stride[1])
         .padding(pool.padding)
+        .dilation(pool.dilation[0], pool.dilation[1])
         .ceil_mode(pool.ceil_mode)
         .build()
 }

@@ -1,29 +1,57 @@
 //! Softmax, and the loss that goes with it.
 
-/// exp(x) over its sum, for each row of `classes` values.
-pub(crate) fn softmax(values: &mut [f32], classes: usize) {
-    for row in values.chunks_exact_mut(classes) {
-        // The largest exponent is 0, so that nothing overflows.
-        let most = row.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-        let mut sum = 0.0;
-        for x in row.iter_mut() {
-            *x = (*x - most).exp();
-            sum += *x;
-        }
-        for x in row {
-            *x /= sum;
-        }
+use crate::Shape;
+
+/// Where a softmax runs: along lines of so many values, each so far from the next.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Lines {
+    len: usize,
+    step: usize,
+}
+
+impl Lines {
+    /// Values side by side.
+    pub(crate) fn rows(len: usize) -> Self {
+        Lines { len, step: 1 }
+    }
+
+    /// An axis of maps or features.
+    pub(crate) fn along(shape: Shape, axis: usize) -> Self {
+        let extents = shape.volume();
+        Lines { len: extents[axis], step: extents[axis + 1..].iter().product() }
+    }
+
+    /// Where each line of so many values begins.
+    fn starts(self, values: usize) -> impl Iterator<Item = usize> {
+        let block = self.len * self.step;
+        (0..values / block).flat_map(move |i| i * block..i * block + self.step)
+    }
+
+    /// The places of a line.
+    fn places(self, start: usize) -> impl Iterator<Item = usize> {
+        (0..self.len).map(move |i| start + i * self.step)
     }
 }
 
-/// dx = y · (dy − Σ dy·y) for each row.
-pub(crate) fn softmax_backward(output: &[f32], grad_output: &[f32], grad_input: &mut [f32], classes: usize) {
-    let rows = output.chunks_exact(classes).zip(grad_output.chunks_exact(classes));
-    for ((y, dy), dx) in rows.zip(grad_input.chunks_exact_mut(classes)) {
-        let sum: f32 = y.iter().zip(dy).map(|(y, dy)| y * dy).sum();
-        for ((dx, y), dy) in dx.iter_mut().zip(y).zip(dy) {
-            *dx = y * (dy - sum);
+/// exp(x) over its sum, for each line.
+pub(crate) fn softmax(values: &mut [f32], lines: Lines) {
+    for start in lines.starts(values.len()) {
+        // The largest exponent is 0, so that nothing overflows.
+        let most = lines.places(start).map(|i| values[i]).fold(f32::NEG_INFINITY, f32::max);
+        let mut sum = 0.0;
+        for i in lines.places(start) {
+            values[i] = (values[i] - most).exp();
+            sum += values[i];
         }
+        lines.places(start).for_each(|i| values[i] /= sum);
+    }
+}
+
+/// dx = y · (dy − Σ dy·y) for each line.
+pub(crate) fn softmax_backward(output: &[f32], grad_output: &[f32], grad_input: &mut [f32], lines: Lines) {
+    for start in lines.starts(output.len()) {
+        let sum: f32 = lines.places(start).map(|i| output[i] * grad_output[i]).sum();
+        lines.places(start).for_each(|i| grad_input[i] = output[i] * (grad_output[i] - sum));
     }
 }
 
@@ -31,7 +59,7 @@ pub(crate) fn softmax_backward(output: &[f32], grad_output: &[f32], grad_input: 
 /// (softmax − 1 where right) / images.
 pub(crate) fn cross_entropy(logits: &[f32], labels: &[u8], gradient: &mut [f32], classes: usize) -> f32 {
     gradient.copy_from_slice(logits);
-    softmax(gradient, classes);
+    softmax(gradient, Lines::rows(classes));
     let images = labels.len() as f32;
     let mut loss = 0.0f64;
     let rows = logits.chunks_exact(classes).zip(gradient.chunks_exact_mut(classes));
@@ -57,7 +85,7 @@ mod tests {
     fn the_lectures_cat() {
         let scores = [3.2, 5.1, -1.7];
         let mut probabilities = scores;
-        softmax(&mut probabilities, 3);
+        softmax(&mut probabilities, Lines::rows(3));
         assert!((probabilities[0] - 0.13).abs() < 0.005, "{probabilities:?}");
         let mut gradient = [0.0; 3];
         let loss = cross_entropy(&scores, &[0], &mut gradient, 3);
@@ -68,8 +96,11 @@ mod tests {
     #[test]
     fn large_scores_do_not_overflow() {
         let mut values = [1000.0, 0.0, -1000.0, -1000.0];
-        softmax(&mut values, 2);
+        softmax(&mut values, Lines::rows(2));
         assert_eq!(values, [1.0, 0.0, 0.5, 0.5]);
+        let mut columns = [1000.0, -1000.0, 0.0, -1000.0];
+        softmax(&mut columns, Lines::along(Shape::image(2, 1, 2), 0));
+        assert_eq!(columns, [1.0, 0.5, 0.0, 0.5]);
         let mut gradient = [0.0; 2];
         assert_eq!(cross_entropy(&[1000.0, 0.0], &[1], &mut gradient, 2), 1000.0);
     }

@@ -1,6 +1,7 @@
-//! Convolutions of libraries that know only NCHW, made ready to be measured.
+//! Convolutions, and whole networks, of libraries that know only NCHW, made ready to be measured.
 
 use std::borrow::Cow;
+use std::fmt;
 use std::time::Duration;
 
 use kernels::ConvSpec;
@@ -10,19 +11,34 @@ use crate::data::Tensors;
 use crate::engine::{Facts, Prepared};
 use crate::pinning::Pool;
 
-/// A convolution of a library's, with how it is done and how long making it took.
-pub(super) struct Made<'a> {
-    pub(super) model: Box<dyn Model + 'a>,
-    pub(super) implementation: String,
-    pub(super) plan: Duration,
+/// What a library has made ready, with how it is done and how long making it took.
+pub struct Made<'a> {
+    /// What runs.
+    pub model: Box<dyn Model + 'a>,
+    /// The library's name for how it is done.
+    pub implementation: String,
+    /// How long making it took.
+    pub plan: Duration,
 }
 
-/// A convolution that a library has made ready.
-pub(super) trait Model {
+impl fmt::Debug for Made<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Made").field("implementation", &self.implementation).finish_non_exhaustive()
+    }
+}
+
+/// A convolution or a network that a library has made ready.
+pub trait Model {
     /// Runs so many times, on the threads it has; how long that took.
+    ///
+    /// # Errors
+    /// When it fails.
     fn time(&mut self, repeats: u64) -> Result<Duration, String>;
 
     /// The output of the last run, in NCHW.
+    ///
+    /// # Errors
+    /// When nothing has run, or it cannot be had.
     fn output(&self) -> Result<Cow<'_, [f32]>, String>;
 }
 

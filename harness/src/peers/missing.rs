@@ -1,6 +1,8 @@
 //! A peer that cannot be had.
 
 use crate::engine::{Engine, Io, Prepared, Refusal};
+use crate::network::Model;
+use crate::peers::made::Made;
 use crate::pinning::Pool;
 use crate::record::Gradient;
 use kernels::ConvSpec;
@@ -62,6 +64,10 @@ impl Engine for Missing {
         _: Io<'a>,
         _: &'a Pool,
     ) -> Result<Box<dyn Prepared + 'a>, Refusal> {
+        Err(Refusal::unavailable(&self.reason))
+    }
+
+    fn network<'a>(&'a self, _: &Model<'a>, _: &'a Pool) -> Result<Made<'a>, Refusal> {
         Err(Refusal::unavailable(&self.reason))
     }
 }

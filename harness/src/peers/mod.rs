@@ -4,7 +4,7 @@
 mod built_in;
 #[cfg(feature = "cuda")]
 mod cudnn;
-mod made;
+pub mod made;
 mod missing;
 mod nchw;
 mod onednn;

@@ -45,6 +45,8 @@ pub enum Block {
     Table(Table),
     /// Bars of the engines of a layer. Formats without figures leave it out: a table says the same.
     Bars(Bars),
+    /// Bars made up of parts. As above.
+    Stacks(Stacks),
     /// A plot in logarithmic axes. As above.
     Plot(Plot),
     /// What is for one setting only.
@@ -219,6 +221,32 @@ pub struct Bar {
     pub tag: &'static str,
     /// Whether it is the second row of a kernel.
     pub again: bool,
+}
+
+/// Bars made up of parts.
+#[derive(Clone, Debug)]
+pub struct Stacks {
+    /// What is measured.
+    pub unit: &'static str,
+    /// The largest value.
+    pub most: f64,
+    /// The bars.
+    pub bars: Vec<Stack>,
+    /// What colours stand for.
+    pub legend: Vec<(Class, String)>,
+}
+
+/// A bar made up of parts.
+#[derive(Clone, Debug)]
+pub struct Stack {
+    /// What it is of.
+    pub name: String,
+    /// More of that.
+    pub detail: String,
+    /// Its parts: colour, name and size.
+    pub parts: Vec<(Class, String, f64)>,
+    /// All parts together.
+    pub value: f64,
 }
 
 /// A plot in logarithmic axes.

@@ -3,7 +3,7 @@
 use std::fmt::Write;
 
 use crate::record::{Clock, Gradient, Precision};
-use crate::report::document::{Bars, Block, Cell, Class, Document, Fold, Mark, Plot, Table, Warning};
+use crate::report::document::{Bars, Block, Cell, Class, Document, Fold, Mark, Plot, Stacks, Table, Warning};
 use crate::report::numbers::digits;
 use crate::report::results::Setting;
 use crate::report::svg;
@@ -139,6 +139,7 @@ fn blocks(page: &mut String, of: &[Block]) {
             }
             Block::Table(of) => table(page, of),
             Block::Bars(of) => bars(page, of),
+            Block::Stacks(of) => stacks(page, of),
             Block::Plot(of) => plot(page, of),
             Block::Of(..) => {
                 // Neighbours lie side by side where there is room.
@@ -177,7 +178,7 @@ fn settings(page: &mut String, of: &[Block]) {
 fn is_narrow(block: &Block) -> bool {
     match block {
         Block::Table(table) => table.heads.len() <= 4,
-        Block::Bars(_) | Block::Of(..) | Block::Fold(_) => false,
+        Block::Bars(_) | Block::Stacks(_) | Block::Of(..) | Block::Fold(_) => false,
         _ => true,
     }
 }
@@ -281,6 +282,42 @@ fn bars(page: &mut String, of: &Bars) {
         put!(page, "</span></li>\n");
     }
     put!(page, "</ol>\n");
+}
+
+fn stacks(page: &mut String, of: &Stacks) {
+    put!(page, "<ol class=\"bars\">\n");
+    for bar in &of.bars {
+        put!(
+            page,
+            "<li><span class=\"name\">{} <small>{}</small></span><span class=\"track\">",
+            escape(&bar.name),
+            escape(&bar.detail)
+        );
+        let mut left = 0.0;
+        for (class, name, size) in &bar.parts {
+            let width = (100.0 * size / of.most).clamp(0.0, 100.0);
+            put!(
+                page,
+                "<i class=\"part {}\" style=\"left:{left:.2}%;width:{width:.2}%\" title=\"{}: {} {}\"></i>",
+                class_name(*class),
+                escape(name),
+                digits(*size),
+                of.unit
+            );
+            left += width;
+        }
+        put!(page, "</span><span class=\"value\">{} <em>{}</em></span></li>\n", digits(bar.value), of.unit);
+    }
+    put!(page, "</ol>\n<p class=\"legend\">");
+    for (class, name) in &of.legend {
+        put!(
+            page,
+            "<span class=\"{}\"><i class=\"swatch\"></i>{}</span>\n",
+            class_name(*class),
+            escape(name)
+        );
+    }
+    put!(page, "</p>\n");
 }
 
 fn plot(page: &mut String, of: &Plot) {

@@ -34,7 +34,7 @@ fn blocks(page: &mut String, of: &[Block], level: usize) {
                 write!(page, "\n{}", facts.collect::<String>())
             }
             Block::Table(table) => write!(page, "\n{}", self::table(table)),
-            Block::Bars(_) | Block::Plot(_) => Ok(()),
+            Block::Bars(_) | Block::Stacks(_) | Block::Plot(_) => Ok(()),
             Block::Of(setting, inner) => {
                 let mut text = String::new();
                 blocks(&mut text, inner, level + 1);

@@ -8,6 +8,7 @@ use kernels::ConvSpec;
 
 use crate::bench::BASELINE;
 use crate::engine::OURS;
+use crate::network::NetworkRow;
 use crate::provenance::Run;
 use crate::record::{self, Clock, Gradient, Precision, Record, Role, Status};
 
@@ -16,8 +17,10 @@ use crate::record::{self, Clock, Gradient, Precision, Record, Role, Status};
 pub struct Source {
     /// The file's name.
     pub name: String,
-    /// Its rows.
+    /// Its rows of layers.
     pub rows: Vec<Record>,
+    /// Its rows of whole networks.
+    pub networks: Vec<NetworkRow>,
     /// Whether the run that wrote it was stopped before its end.
     pub interrupted: bool,
 }
@@ -26,10 +29,10 @@ impl Source {
     /// Reads a file of results.
     ///
     /// # Errors
-    /// Those of [`record::read`].
+    /// Those of [`record::read_all`].
     pub fn read(path: &Path) -> Result<Self, String> {
-        let (rows, interrupted) = record::read(path)?;
-        Ok(Source { name: path.display().to_string(), rows, interrupted })
+        let record::Results { rows, networks, interrupted } = record::read_all(path)?;
+        Ok(Source { name: path.display().to_string(), rows, networks, interrupted })
     }
 }
 
@@ -141,7 +144,9 @@ pub struct Results {
     pub contestants: Vec<Contestant>,
     /// What most rows were compared with; of rows that were compared with nothing the usual one.
     pub baseline: Option<usize>,
-    /// Rows that took the place of an earlier one of the same layer, setting and engine.
+    /// Rows of whole networks, in the order in which they were met.
+    pub networks: Vec<NetworkRow>,
+    /// Rows that took the place of an earlier one of the same layer or network, setting and engine.
     pub replaced: usize,
     rows: Vec<(usize, Record)>,
     places: HashMap<(usize, usize, usize, bool), usize>,
@@ -157,6 +162,7 @@ impl Results {
             settings: Vec::new(),
             contestants: Vec::new(),
             baseline: None,
+            networks: Vec::new(),
             replaced: 0,
             rows: Vec::new(),
             places: HashMap::new(),
@@ -202,18 +208,31 @@ impl Results {
             .and_then(|id| contestants.get(&id).copied());
         for (origin, source) in sources.into_iter().enumerate() {
             let mut runs: Vec<Arc<Run>> = Vec::new();
-            for run in source.rows.iter().filter_map(|row| row.run.as_ref()) {
+            let of_rows = source.rows.iter().filter_map(|row| row.run.as_ref());
+            for run in of_rows.chain(source.networks.iter().filter_map(|row| row.run.as_ref())) {
                 if !runs.contains(run) {
                     runs.push(run.clone());
                 }
             }
             results.origins.push(Origin {
                 name: source.name,
-                rows: source.rows.len(),
-                unpinned: source.rows.iter().filter(|row| !row.pinned).count(),
+                rows: source.rows.len() + source.networks.len(),
+                unpinned: source.rows.iter().filter(|row| !row.pinned).count()
+                    + source.networks.iter().filter(|row| !row.pinned).count(),
                 interrupted: source.interrupted,
                 runs,
             });
+            for row in source.networks {
+                let of =
+                    |row: &NetworkRow| (row.network.clone(), row.requested.clone(), row.batch, row.threads);
+                match results.networks.iter_mut().find(|earlier| of(earlier) == of(&row)) {
+                    Some(earlier) => {
+                        results.replaced += 1;
+                        *earlier = row;
+                    }
+                    None => results.networks.push(row),
+                }
+            }
             for row in source.rows {
                 let case = cases[&(row.network.clone(), row.layer.clone(), row.spec.clone())];
                 let wanted = Setting::of(&row);

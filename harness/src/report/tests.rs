@@ -52,7 +52,12 @@ fn refused(name: &str, id: &str, status: Status, reason: &str) -> Record {
 }
 
 fn results(rows: Vec<Record>) -> Results {
-    Results::of(vec![Source { name: "rows.jsonl".to_owned(), rows, interrupted: false }])
+    Results::of(vec![Source {
+        name: "rows.jsonl".to_owned(),
+        rows,
+        networks: Vec::new(),
+        interrupted: false,
+    }])
 }
 
 fn close(a: f64, b: f64) -> bool {
@@ -250,6 +255,7 @@ fn later_rows_replace_earlier_ones() {
     let source = |name: &str, median: f64| Source {
         name: name.to_owned(),
         rows: vec![row("a", "auto", median)],
+        networks: Vec::new(),
         interrupted: false,
     };
     let results = Results::of(vec![source("one", 100.0), source("two", 50.0)]);
@@ -308,7 +314,7 @@ fn hostile() -> Results {
     for row in &mut rows {
         row.run = Some(Arc::new(run.clone()));
     }
-    Results::of(vec![Source { name: name.to_owned(), rows, interrupted: true }])
+    Results::of(vec![Source { name: name.to_owned(), rows, networks: Vec::new(), interrupted: true }])
 }
 
 /// Elements close in the order in which they opened; gives their names.

@@ -101,7 +101,8 @@ pub fn text_table(heads: &[impl AsRef<str>], rows: &[Vec<String>]) -> String {
 
 /// How engines stand in each setting, as text.
 pub fn ranking_text(rows: &[Record]) -> String {
-    let source = Source { name: String::new(), rows: rows.to_vec(), interrupted: false };
+    let source =
+        Source { name: String::new(), rows: rows.to_vec(), networks: Vec::new(), interrupted: false };
     let results = Results::of(vec![source]);
     let tables = (0..results.settings.len()).map(|setting| {
         let of = Standings::of(&results, setting);

@@ -38,10 +38,13 @@ pub(crate) enum Command {
     Verify(Verify),
     /// Measure the kernels' rounding errors against float64, on data like a network's
     Errors(Errors),
-    /// Run a whole network on random weights and images: latency, images a second, time by layer
+    /// Run a whole network, one of those known (random weights) or an ONNX model: outputs, latency, images a second,
+    /// time by layer
     Net(Net),
     /// Time poolings of networks, both ways, beside what the memory allows
     Pool(Pool),
+    /// Draw what a convolution or a network does with an image: window, im2col, a Winograd tile, activation maps
+    Trace(Trace),
     /// Print a completion script
     Completions {
         /// The shell to print it for
@@ -244,6 +247,11 @@ fn pair(text: &str) -> Result<[usize; 2], String> {
     }
 }
 
+fn triple(text: &str) -> Result<[usize; 3], String> {
+    let numbers = numbers(text).and_then(|numbers| numbers.try_into().ok());
+    numbers.ok_or_else(|| "three numbers with commas, e.g. 0,4,4".to_owned())
+}
+
 fn padding(text: &str) -> Result<PaddingArg, String> {
     match (text, numbers(text).as_deref()) {
         ("same", _) => Ok(PaddingArg::Same),
@@ -414,30 +422,78 @@ pub(crate) struct Errors {
 
 #[derive(Debug, Args)]
 pub(crate) struct Net {
-    /// lenet5, alexnet, vgg16, resnet18, resnet50 or mobilenet_v2
-    #[arg(value_name = "NETWORK")]
+    /// lenet5, alexnet, vgg16, resnet18, resnet50 or mobilenet_v2, or an .onnx model
+    #[arg(value_name = "NETWORK|MODEL.onnx")]
     pub(crate) network: String,
-    /// Images in each run, several numbers separated by commas
-    #[arg(long, value_name = "N,…", value_delimiter = ',', default_value = "1")]
+    /// Images in each run, several numbers separated by commas; by default those of --input, or what the model
+    /// says, or 1
+    #[arg(long, value_name = "N,…", value_delimiter = ',')]
     pub(crate) batch: Vec<usize>,
+    /// Images to run it on, float32 of N×C×H×W; shows the largest outputs of each
+    #[arg(long, value_name = "X.npy")]
+    pub(crate) input: Option<PathBuf>,
+    /// Where to write what it gives for --input
+    #[arg(long, value_name = "Y.npy", requires = "input")]
+    pub(crate) output: Option<PathBuf>,
+    /// Write it as an ONNX model instead of running it, with random weights if it is not one already; the batch is
+    /// fixed only if --batch is given
+    #[arg(long, value_name = "MODEL.onnx", conflicts_with_all = ["input", "summary", "json"])]
+    pub(crate) save: Option<PathBuf>,
     /// Numbers of threads, separated by commas
     #[arg(long, value_name = "N,…", value_delimiter = ',', default_value = "1")]
     pub(crate) threads: Vec<usize>,
-    /// The kernel of the convolutions that it covers; auto computes the others
-    #[arg(long, value_name = "ID", default_value = "auto")]
-    pub(crate) kernel: String,
+    /// Kernels, separated by commas, each for the convolutions that it covers; auto computes the others
+    #[arg(long, value_name = "ID,…", value_delimiter = ',', default_value = "auto")]
+    pub(crate) kernel: Vec<String>,
+    /// Other libraries to measure beside ours on the same weights, separated by commas: onnxruntime, tract
+    #[arg(long, value_name = "NAME,…", value_delimiter = ',')]
+    pub(crate) peers: Vec<String>,
+    /// A shared library of ONNX Runtime, instead of the system's
+    #[arg(long, value_name = "FILE")]
+    pub(crate) onnxruntime: Option<PathBuf>,
     /// Which rounding errors auto may choose: those of summing, about twice, or about eight times those
     #[arg(long, default_value = "standard")]
     pub(crate) accuracy: AccuracyArg,
-    /// Measuring time for each batch and number of threads, in seconds
+    /// Measuring time for each row, in seconds
     #[arg(long, value_name = "SECONDS", default_value_t = 2.0)]
     pub(crate) time: f64,
     /// Print the table of layers instead: outputs, parameters, multiply-adds, receptive fields
     #[arg(long)]
     pub(crate) summary: bool,
-    /// Print JSON
-    #[arg(long)]
-    pub(crate) json: bool,
+    /// Also write rows to this file, a JSON object a line; report makes a page of it
+    #[arg(long, value_name = "FILE")]
+    pub(crate) json: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Trace {
+    /// lenet5, alexnet, vgg16, resnet18, resnet50 or mobilenet_v2
+    #[arg(value_name = "NETWORK", required_unless_present = "spec", conflicts_with = "spec")]
+    pub(crate) network: Option<String>,
+    /// A convolution instead, e.g. "c3 h8 w8 o4 k3 p1"
+    #[arg(long, value_name = "SPEC")]
+    pub(crate) spec: Option<ConvSpec>,
+    /// The image, PNG or .npy (channels, rows, columns); by default a drawn digit
+    #[arg(long, value_name = "FILE")]
+    pub(crate) image: Option<PathBuf>,
+    /// Weights with torchvision's names (of a spec conv.weight and conv.bias); by default random ones
+    #[arg(long, value_name = "FILE.safetensors")]
+    pub(crate) weights: Option<PathBuf>,
+    /// Seed of the digit and of random weights
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    pub(crate) seed: u64,
+    /// The convolution that window, im2col and tile are drawn of; by default the network's first
+    #[arg(long, value_name = "NAME")]
+    pub(crate) layer: Option<String>,
+    /// Which of its outputs is followed: channel, row, column; by default that of map 0 furthest from 0
+    #[arg(long, value_name = "O,Y,X", value_parser = triple)]
+    pub(crate) at: Option<[usize; 3]>,
+    /// The kernel of the convolutions that it covers; auto computes the others
+    #[arg(long, value_name = "ID", default_value = "auto")]
+    pub(crate) kernel: String,
+    /// The folder to write index.html and its pictures to: new, or an earlier trace, which is replaced
+    #[arg(long, value_name = "FOLDER")]
+    pub(crate) output: PathBuf,
 }
 
 #[derive(Debug, Args)]

@@ -13,6 +13,7 @@ mod pool;
 mod progress;
 mod report;
 mod run;
+mod trace;
 mod verify;
 
 use std::io::{self, Write};
@@ -99,6 +100,7 @@ fn dispatch(command: Command, out: &mut dyn Write) -> Outcome {
         Command::Verify(args) => verify::verify(&args, out),
         Command::Net(args) => net::net(&args, out),
         Command::Pool(args) => pool::pool(&args, out),
+        Command::Trace(args) => trace::trace(&args, out),
         Command::Completions { shell } => {
             let mut script = Vec::new();
             clap_complete::generate(shell, &mut Cli::command(), "convbench", &mut script);

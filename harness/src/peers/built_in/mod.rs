@@ -16,24 +16,28 @@ use super::made::{Made, Model};
 use super::{nchw, one_line};
 use crate::data::Tensors;
 use crate::engine::{Engine, Io, Prepared, Refusal};
+use crate::network;
 use crate::pinning::Pool;
 
 /// An engine by its name and version.
-type Row = (&'static str, &'static str, Maker);
+type Row = (&'static str, &'static str, Maker, Option<NetworkMaker>);
 
 /// Makes a convolution ready to run.
 type Maker = for<'a> fn(&ConvSpec, &'a Tensors, &'a Pool) -> Result<Made<'a>, Refusal>;
 
+/// Makes a network ready to run.
+type NetworkMaker = for<'a> fn(&network::Model<'_>, &'a Pool) -> Result<Made<'a>, Refusal>;
+
 const ENGINES: &[Row] = &[
-    ("rten", env!("HARNESS_RTEN"), rten::make),
-    ("tract", env!("HARNESS_TRACT_ONNX"), tract::make),
-    ("candle", env!("HARNESS_CANDLE_CORE"), candle::make),
+    ("rten", env!("HARNESS_RTEN"), rten::make, None),
+    ("tract", env!("HARNESS_TRACT_ONNX"), tract::make, Some(tract::network)),
+    ("candle", env!("HARNESS_CANDLE_CORE"), candle::make, None),
 ];
 
 /// The engine of a name.
 pub(super) fn engine(name: &str) -> Option<Box<dyn Engine>> {
-    let &(name, version, make) = ENGINES.iter().find(|row| row.0 == name)?;
-    Some(Box::new(BuiltIn { name, version, make }))
+    let &(name, version, make, network) = ENGINES.iter().find(|row| row.0 == name)?;
+    Some(Box::new(BuiltIn { name, version, make, network }))
 }
 
 /// There is no output before the first run.
@@ -60,6 +64,7 @@ struct BuiltIn {
     name: &'static str,
     version: &'static str,
     make: Maker,
+    network: Option<NetworkMaker>,
 }
 
 impl Engine for BuiltIn {
@@ -83,5 +88,10 @@ impl Engine for BuiltIn {
     ) -> Result<Box<dyn Prepared + 'a>, Refusal> {
         let made = (self.make)(spec, io.tensors, pool)?;
         Ok(made.prepared(spec, io.tensors, pool))
+    }
+
+    fn network<'a>(&'a self, model: &network::Model<'a>, pool: &'a Pool) -> Result<Made<'a>, Refusal> {
+        let reason = "it is measured on single convolutions, not on whole networks";
+        self.network.ok_or_else(|| Refusal::unsupported(reason))?(model, pool)
     }
 }

@@ -11,8 +11,8 @@ use tract_onnx::prelude::*;
 use super::{Made, Model, NO_RUN, nchw, one_line, timed};
 use crate::data::Tensors;
 use crate::engine::Refusal;
-use crate::onnx;
 use crate::pinning::Pool;
+use crate::{network, onnx};
 
 struct Tract<'a> {
     plan: Arc<TypedSimplePlan>,
@@ -23,16 +23,23 @@ struct Tract<'a> {
 }
 
 pub(super) fn make<'a>(spec: &ConvSpec, tensors: &'a Tensors, pool: &'a Pool) -> Result<Made<'a>, Refusal> {
-    let model = onnx::convolution(spec, tensors);
+    let input = Tensor::from_shape(&nchw::input_shape(spec), &nchw::input(spec, tensors));
+    made(&onnx::convolution(spec, tensors), input, pool)
+}
+
+pub(super) fn network<'a>(model: &network::Model<'_>, pool: &'a Pool) -> Result<Made<'a>, Refusal> {
+    made(model.bytes, Tensor::from_shape(&model.input_shape, model.input), pool)
+}
+
+fn made<'a>(model: &[u8], input: TractResult<Tensor>, pool: &'a Pool) -> Result<Made<'a>, Refusal> {
     let (plan, threads, time) = pool
         .drive_and_adopt(|| {
             let threads = rayon::ThreadPoolBuilder::new().num_threads(pool.threads()).build()?;
             let start = Instant::now();
-            let model = tract_onnx::onnx().model_for_read(&mut &model[..])?.into_optimized()?;
+            let model = tract_onnx::onnx().model_for_read(&mut &*model)?.into_optimized()?;
             Ok((model.into_runnable()?, Arc::new(threads), start.elapsed()))
         })
         .map_err(|error: TractError| Refusal::unsupported(one_line(&*error)))?;
-    let input = Tensor::from_shape(&nchw::input_shape(spec), &nchw::input(spec, tensors));
     let input = input.map_err(|error| Refusal::unsupported(one_line(&*error)))?.into();
     let implementation = operators(&plan);
     let model = Tract { plan, threads, input, last: None, pool };

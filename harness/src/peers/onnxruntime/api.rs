@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 use std::ffi::{CStr, CString, OsStr};
 use std::fmt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::ptr;
 
 use ort_sys::{
@@ -225,6 +225,13 @@ impl Output {
     }
 }
 
+/// The input or output of a model.
+#[derive(Clone, Copy)]
+pub(super) struct End<'a> {
+    pub(super) name: &'a str,
+    pub(super) shape: &'a [usize],
+}
+
 /// A model that is ready to run from an input to an output that stay where they are.
 pub(super) struct Session<'a> {
     // Dropped in this order: what is bound before the values, these before session and buffers.
@@ -240,47 +247,63 @@ pub(super) struct Session<'a> {
 unsafe impl Send for Session<'_> {}
 
 impl<'a> Session<'a> {
-    /// Makes a model with an input `x` and an output `y` ready to run.
+    /// Makes a model ready to run; with a path, runs are recorded there until [`end_profile`](Self::end_profile).
     pub(super) fn new(
         library: &'a Library,
         model: &[u8],
         level: Level,
         threads: usize,
+        profile: Option<&Path>,
         input: Cow<'a, Buffer>,
-        input_shape: [usize; 4],
-        output_shape: [usize; 4],
+        [input_end, output_end]: [End<'_>; 2],
     ) -> Result<Self, String> {
         let api = library.api;
-        let session = Options::new(library, level, threads)?.session(library, model)?;
+        let options = Options::new(library, level, threads)?;
+        if let Some(path) = profile {
+            let path = system_string(path.as_os_str());
+            // SAFETY: the options are alive, and the library copies the string.
+            check(api, unsafe { (api.EnableProfiling)(options.options.pointer, path.as_ptr()) })?;
+        }
+        let session = options.session(library, model)?;
         let memory = own(api, api.ReleaseMemoryInfo, |out| {
             let (kind, place) = (OrtAllocatorType::OrtDeviceAllocator, OrtMemType::OrtMemTypeDefault);
             // SAFETY: the result goes into a pointer of ours.
             unsafe { (api.CreateCpuMemoryInfo)(kind, place, out) }
         })?;
-        let value = |data: *mut f32, len: usize, shape: [usize; 4]| {
-            let shape = shape.map(|n| n as i64);
+        let value = |data: *mut f32, len: usize, shape: &[usize]| {
+            let shape: Vec<i64> = shape.iter().map(|&n| n as i64).collect();
             let float = ONNXTensorElementDataType::ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT;
             own(api, api.ReleaseValue, |out| {
-                let (memory, shape) = (memory.pointer, shape.as_ptr());
+                let (memory, axes, shape) = (memory.pointer, shape.len(), shape.as_ptr());
                 // SAFETY: so many f32s are there as long as the session; memory and shape are copied, and a
                 // shape that needs more bytes is an error.
                 unsafe {
-                    (api.CreateTensorWithDataAsOrtValue)(memory, data.cast(), 4 * len, shape, 4, float, out)
+                    (api.CreateTensorWithDataAsOrtValue)(
+                        memory,
+                        data.cast(),
+                        4 * len,
+                        shape,
+                        axes,
+                        float,
+                        out,
+                    )
                 }
             })
         };
-        let output = Output::new(output_shape.iter().product());
+        let output = Output::new(output_end.shape.iter().product());
         // The library does not write to inputs.
-        let x = value(input.as_ptr().cast_mut(), input.len(), input_shape)?;
-        let y = value(output.first, output.len, output_shape)?;
+        let x = value(input.as_ptr().cast_mut(), input.len(), input_end.shape)?;
+        let y = value(output.first, output.len, output_end.shape)?;
         let binding = own(api, api.ReleaseIoBinding, |out| {
             // SAFETY: the session is alive.
             unsafe { (api.CreateIoBinding)(session.pointer, out) }
         })?;
-        // SAFETY: all three are alive, and the values stay so for as long as the binding.
+        let name = |end: End<'_>| CString::new(end.name).map_err(|error| error.to_string());
+        let (input_name, output_name) = (name(input_end)?, name(output_end)?);
+        // SAFETY: all three are alive, the library copies the names, and the values stay so for as long as the binding.
         unsafe {
-            check(api, (api.BindInput)(binding.pointer, c"x".as_ptr(), x.pointer))?;
-            check(api, (api.BindOutput)(binding.pointer, c"y".as_ptr(), y.pointer))?;
+            check(api, (api.BindInput)(binding.pointer, input_name.as_ptr(), x.pointer))?;
+            check(api, (api.BindOutput)(binding.pointer, output_name.as_ptr(), y.pointer))?;
         }
         Ok(Session { binding, _values: [x, y], session, output, _input: input, library })
     }
@@ -292,6 +315,26 @@ impl<'a> Session<'a> {
         // SAFETY: both are alive, and so are the buffers that are bound; nobody reads the output meanwhile,
         // because this borrows the whole.
         check(api, unsafe { (api.RunWithBinding)(session, ptr::null(), binding) })
+    }
+
+    /// Ends the recording of runs; the file that it is in.
+    pub(super) fn end_profile(&mut self) -> Result<PathBuf, String> {
+        let api = self.library.api;
+        let (mut allocator, mut name) = (ptr::null_mut(), ptr::null_mut());
+        // SAFETY: the session is alive; results go into pointers of ours. The allocator is the library's own.
+        unsafe {
+            check(api, (api.GetAllocatorWithDefaultOptions)(&mut allocator))?;
+            check(api, (api.SessionEndProfiling)(self.session.pointer, allocator, &mut name))?;
+        }
+        if name.is_null() {
+            return Err("ONNX Runtime has recorded nothing".to_owned());
+        }
+        // SAFETY: it is a string that the allocator made, and is given back after it was copied.
+        unsafe {
+            let path = CStr::from_ptr(name).to_string_lossy().into_owned();
+            check(api, (api.AllocatorFree)(allocator, name.cast()))?;
+            Ok(PathBuf::from(path))
+        }
     }
 
     /// The output of the last run.

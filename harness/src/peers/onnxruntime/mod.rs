@@ -12,6 +12,7 @@
 //! set: there they stop at once.
 
 mod api;
+mod whole;
 
 use std::borrow::Cow;
 use std::cell::RefCell;
@@ -25,12 +26,13 @@ use std::time::{Duration, Instant};
 use kernels::ConvSpec;
 use prost::Message;
 
-use self::api::{Level, Library, SPIN_US, Session, write_optimized};
+use self::api::{End, Level, Library, SPIN_US, Session, write_optimized};
 use super::made::{self, Made};
 use super::missing::Missing;
 use super::{Paths, nchw};
 use crate::buffer::Buffer;
 use crate::engine::{Engine, Io, Prepared, Refusal};
+use crate::network::{self, Part};
 use crate::onnx::{self, proto::Model};
 use crate::pinning::Pool;
 
@@ -136,7 +138,9 @@ impl Task<'_> {
         let (x, y) = (nchw::input_shape(&self.spec), nchw::output_shape(&self.spec));
         let made = pool.drive_and_adopt(|| {
             let start = Instant::now();
-            let session = Session::new(library, &self.model, choice.level, pool.threads(), input, x, y)?;
+            let ends = [End { name: "x", shape: &x }, End { name: "y", shape: &y }];
+            let session =
+                Session::new(library, &self.model, choice.level, pool.threads(), None, input, ends)?;
             Ok((session, start.elapsed()))
         });
         made.map_err(|error: String| Refusal::unsupported(error))
@@ -237,6 +241,17 @@ impl Engine for OnnxRuntime {
         let model = Box::new(Timed { session, pool });
         let made = Made { model, implementation: choice.implementation.to_owned(), plan };
         Ok(made.prepared(spec, io.tensors, pool))
+    }
+
+    fn network<'a>(&'a self, model: &network::Model<'a>, pool: &'a Pool) -> Result<Made<'a>, Refusal> {
+        let (session, plan) =
+            whole::session(&self.library, model, pool, None).map_err(Refusal::unsupported)?;
+        let implementation = "mlas nchwc".to_owned();
+        Ok(Made { model: Box::new(Timed { session, pool }), implementation, plan })
+    }
+
+    fn network_parts(&self, model: &network::Model<'_>, pool: &Pool) -> Result<Vec<Part>, String> {
+        whole::parts(&self.library, model, pool)
     }
 }
 

@@ -6,7 +6,7 @@ use crate::report::document::{Block, Cell, Document, Fold, Mark, Section, Table,
 use crate::report::numbers::{percent, times};
 use crate::report::peers::duels;
 use crate::report::results::{Origin, Results, time_of};
-use crate::report::sections::{count, section};
+use crate::report::sections::{count, section, whole};
 use crate::report::standings::{COVERAGE, Standings};
 
 /// Load for each core from which on others must have disturbed a run.
@@ -20,6 +20,12 @@ pub(super) fn beginning(results: &Results, standings: &[Standings]) -> Document 
     networks.retain(|name| !name.is_empty());
     let of = if networks.is_empty() { String::new() } else { format!(" of {}", networks.join(", ")) };
     let layers = count(results.cases.len(), "layer");
+    let whole = whole::names(results).join(", ");
+    let title = match (results.cases.is_empty(), whole.is_empty()) {
+        (_, true) => format!("Convolution kernels on {layers}{of}"),
+        (true, false) => format!("Whole networks: {whole}"),
+        (false, false) => format!("Convolution kernels on {layers}{of}, and whole networks: {whole}"),
+    };
     let mut machines: Vec<String> = Vec::new();
     for run in results.origins.iter().flat_map(|origin| &origin.runs) {
         let gpu = run.gpu.as_ref().map_or_else(String::new, |gpu| format!(", {gpu}"));
@@ -30,9 +36,9 @@ pub(super) fn beginning(results: &Results, standings: &[Standings]) -> Document 
     }
     let settings: Vec<String> = results.settings.iter().map(|setting| setting.label()).collect();
     Document {
-        title: format!("Convolution kernels on {layers}{of}"),
-        subtitle: [machines, vec![settings.join(" · ")]].concat().join(" · "),
-        verdict: verdict(results, standings),
+        title,
+        subtitle: machines.into_iter().chain(settings).collect::<Vec<_>>().join(" · "),
+        verdict: [whole::verdict(results), verdict(results, standings)].concat(),
         warnings: warnings(results),
         settings: results.settings.clone(),
         sections: Vec::new(),
@@ -76,8 +82,11 @@ fn verdict(results: &Results, standings: &[Standings]) -> Vec<String> {
 fn warnings(results: &Results) -> Vec<Warning> {
     let mut warnings: Vec<String> = Vec::new();
     let main = || results.rows().filter(|(_, row)| row.role == Role::Main);
-    let wrong = main().filter(|(_, row)| row.status == Status::Wrong).count();
-    if !main().any(|(_, row)| time_of(row).is_some()) {
+    let of_networks = results.networks.iter();
+    let wrong = main().filter(|(_, row)| row.status == Status::Wrong).count()
+        + of_networks.clone().filter(|row| row.status == Status::Wrong).count();
+    let networks_timed = of_networks.clone().any(|row| row.median_ns.is_some());
+    if !main().any(|(_, row)| time_of(row).is_some()) && !networks_timed {
         warnings.push("No row has a time.".to_owned());
     }
     for origin in &results.origins {

@@ -5,6 +5,7 @@ mod comparisons;
 mod costs;
 mod layers;
 mod roofline;
+mod whole;
 
 use crate::engine::OURS;
 use crate::record::Record;
@@ -18,6 +19,7 @@ pub fn document(results: &Results) -> Document {
         (0..results.settings.len()).map(|setting| Standings::of(results, setting)).collect();
     let mut document = beginning::beginning(results, &standings);
     let sections = [
+        whole::whole(results),
         beginning::ranking(results, &standings),
         comparisons::peers(results),
         layers::glance(results, &standings),
