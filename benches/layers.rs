@@ -147,6 +147,7 @@ fn ranking(layers: Vec<Layer>, pools: &[Pool]) -> Result<(), String> {
     let mut progress = Progress { done: 0, of: layers.len() * threads.len() };
     let request = Request {
         layers,
+        gradient: None,
         kernels: Vec::new(),
         accuracy: Accuracy::default(),
         stores: Stores::default(),

@@ -285,6 +285,38 @@ fn verify_counts_its_cases() {
 }
 
 #[test]
+fn gradients_are_verified_and_measured() {
+    for (op, kernel, count) in [("backward-data", "direct/wide", 1), ("backward-weights", "product/wide", 1)]
+    {
+        let text = good(&["verify", "--op", op, "--cases", "9", "--kernel", kernel]);
+        assert_eq!(text.matches("right").count(), count, "{text}");
+        let bench =
+            ["bench", "--op", op, "--spec", "c8 h9 w9 o8 k3 p1", "--time", "0.01", "--kernel", kernel];
+        let text = good(&bench);
+        assert!(text.contains(&format!("{op}, 1 thread")) && text.contains("GFLOP/s"), "{text}");
+        let peer = ["bench", "--op", op, "--spec", "c8 h9 w9 o8 k3 p1", "--peers", "rten", "--time", "0.01"];
+        let text = good(&peer);
+        assert!(text.contains(&format!("rten is not measured for {op}")), "{text}");
+    }
+    assert!(
+        refusal(&["bench", "--op", "backward-weights", "--kernel", "direct"])
+            .contains("this build has auto, product")
+    );
+    assert!(refusal(&["verify", "--op", "sideways"]).contains("sideways"));
+}
+
+#[test]
+fn poolings_stand_beside_the_memorys_roof() {
+    let rows = json(&["pool", "--time", "0.002", "--layout", "nhwc", "--json"]);
+    let rows = rows.as_array().unwrap();
+    assert_eq!(rows.len(), 26);
+    for row in rows {
+        assert!(row["of_roof"].as_f64().unwrap() > 0.0 && row["median_ns"].as_f64().unwrap() > 0.0, "{row}");
+    }
+    assert!(refusal(&["pool", "--threads", "0"]).contains("threads"));
+}
+
+#[test]
 fn net_times_a_network_and_its_layers() {
     let text = good(&["net", "lenet5", "--batch", "1,3", "--time", "0"]);
     assert_eq!(text.matches("images/s").count(), 2, "{text}");

@@ -15,7 +15,7 @@ const CASES: u64 = 1000;
 
 #[test]
 fn random_cases() {
-    let request = Request { cases: CASES, seed: 20_240_601, kernels: Vec::new() };
+    let request = Request { cases: CASES, seed: 20_240_601, gradient: None, kernels: Vec::new() };
     let summary = verify(&request, &|_| true);
     let failures: Vec<String> = summary.failures.iter().map(ToString::to_string).collect();
     assert!(failures.is_empty(), "{} kernels fail:\n{}", failures.len(), failures.join("\n"));

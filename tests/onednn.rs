@@ -12,11 +12,11 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use harness::bench::{blank, sampling, verified};
 use harness::buffer::Buffer;
 use harness::data::{self, Kind, Tensors};
-use harness::engine::{Engine, Io, Refusal};
+use harness::engine::{Engine, Io, Refusal, result};
 use harness::layers::Layer;
 use harness::peers::{self, Paths};
 use harness::pinning::Pool;
-use harness::record::{Clock, Record, Status};
+use harness::record::{Clock, Gradient, Record, Status};
 use kernels::{ConvSpec, Workspace};
 
 /// Whoever measures memory wants no others beside.
@@ -30,14 +30,22 @@ fn variable(name: &str) -> String {
 }
 
 fn find(onednn: Vec<PathBuf>) -> Result<Vec<Box<dyn Engine>>, String> {
-    peers::find(&["onednn".to_owned()], &Paths { onednn, ..Default::default() })
+    find_for(onednn, None)
+}
+
+fn find_for(onednn: Vec<PathBuf>, of: Option<Gradient>) -> Result<Vec<Box<dyn Engine>>, String> {
+    peers::find(&["onednn".to_owned()], &Paths { onednn, ..Default::default() }, of)
 }
 
 /// The engines there are; none if there is no library.
 fn engines() -> Vec<Box<dyn Engine>> {
+    engines_of(None)
+}
+
+fn engines_of(gradient: Option<Gradient>) -> Vec<Box<dyn Engine>> {
     let files = variable("CONV_ONEDNN");
     let files = files.split(':').filter(|file| !file.is_empty()).map(PathBuf::from);
-    let mut engines = find(files.collect()).unwrap();
+    let mut engines = find_for(files.collect(), gradient).unwrap();
     engines.retain(|engine| engine.version().is_some());
     if engines.is_empty() {
         let required = variable("CONV_REQUIRE_PEERS").split(',').any(|peer| peer.trim() == "onednn");
@@ -55,9 +63,9 @@ struct Buffers {
 }
 
 impl Buffers {
-    fn new(spec: &ConvSpec) -> Self {
+    fn new(spec: &ConvSpec, gradient: Option<Gradient>) -> Self {
         let tensors = data::tensors(spec, Kind::Real, 1);
-        let output = RefCell::new(tensors.previous.clone());
+        let output = RefCell::new(result(spec, gradient));
         Buffers { tensors, output, workspace: RefCell::default() }
     }
 
@@ -69,7 +77,7 @@ impl Buffers {
 /// What becomes of a convolution that an engine is asked for.
 fn row(engine: &dyn Engine, spec: &str, pool: &Pool) -> (Record, Result<(), Refusal>) {
     let layer = Layer::of_spec(spec.parse().unwrap());
-    let buffers = Buffers::new(&layer.spec);
+    let buffers = Buffers::new(&layer.spec, engine.gradient());
     let mut row = blank(&layer, engine, pool, Clock::Warm, None);
     let outcome = verified(engine, &layer, buffers.io(), pool, sampling(&layer), &mut row).map(drop);
     (row, outcome)
@@ -125,6 +133,22 @@ fn results_are_right() {
     }
 }
 
+#[test]
+fn gradients_are_right() {
+    let _alone = alone();
+    let pool = Pool::new(1).unwrap();
+    for of in [Gradient::BackwardData, Gradient::BackwardWeights] {
+        for engine in engines_of(Some(of)) {
+            for spec in SPECS {
+                let (row, outcome) = row(engine.as_ref(), spec, &pool);
+                assert_eq!(outcome, Ok(()), "{} on {spec}, {}", engine.id(), of.name());
+                assert_eq!((row.op, row.engine.as_str()), (Some(of), "onednn"));
+                assert!(row.first_ns.unwrap() > 0.0 && row.max_error.unwrap() <= row.error_bound.unwrap());
+            }
+        }
+    }
+}
+
 /// A direct convolution reads and writes blocks of channels: bringing them there and back takes time, and
 /// brings the same result each time.
 #[test]
@@ -144,7 +168,7 @@ fn runs_can_be_repeated() {
     let _alone = alone();
     let pool = Pool::new(1).unwrap();
     let spec: ConvSpec = "c16 h20 w20 o16 k3 p1".parse().unwrap();
-    let buffers = Buffers::new(&spec);
+    let buffers = Buffers::new(&spec, None);
     for engine in engines().iter().filter(|engine| !engine.id().ends_with("winograd")) {
         let mut prepared = engine.prepare(&spec, buffers.io(), &pool).unwrap();
         let mut stored = [(); 2].map(|()| vec![f32::NAN; spec.output_len()]);
@@ -197,7 +221,7 @@ fn plans_leave_nothing_behind() {
         statm.split(' ').nth(1).unwrap().parse::<usize>().unwrap() * 4096
     };
     let spec: ConvSpec = "c16 h6 w6 o16 k1".parse().unwrap();
-    let buffers = Buffers::new(&spec);
+    let buffers = Buffers::new(&spec, None);
     for (threads, plans) in [(1, 1000), (2, 300)] {
         let pool = Pool::new(threads).unwrap();
         for engine in engines().iter().filter(|engine| !engine.id().ends_with("winograd")) {
@@ -384,7 +408,8 @@ fn a_named_library_must_be_asked_for() {
 
 #[test]
 fn unknown_names_are_errors() {
-    let error = peers::find(&["onednn".to_owned(), "onedn".to_owned()], &Paths::default()).err().unwrap();
+    let error =
+        peers::find(&["onednn".to_owned(), "onedn".to_owned()], &Paths::default(), None).err().unwrap();
     assert!(error.starts_with("`onedn` is no peer; known are all, "), "{error}");
-    assert!(peers::find(&[], &Paths::default()).unwrap().is_empty());
+    assert!(peers::find(&[], &Paths::default(), None).unwrap().is_empty());
 }

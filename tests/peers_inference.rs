@@ -126,16 +126,16 @@ fn built_in(convolutions: usize) -> usize {
 #[test]
 fn names_are_known_or_refused() {
     let names = |names: &[&str]| -> Vec<String> { names.iter().map(|name| (*name).to_owned()).collect() };
-    let error = find(&names(&["rten", "tvm"]), &Paths::default()).unwrap_err();
+    let error = find(&names(&["rten", "tvm"]), &Paths::default(), None).unwrap_err();
     assert!(error.starts_with("`tvm` is no peer; known are all, "), "{error}");
     assert!(NAMES.iter().all(|name| error.contains(name)), "{error}");
-    let some = find(&names(&["candle", "rten", "candle"]), &Paths::default()).unwrap();
+    let some = find(&names(&["candle", "rten", "candle"]), &Paths::default(), None).unwrap();
     assert_eq!(some.iter().map(|peer| peer.engine()).collect::<Vec<_>>(), ["rten", "candle"]);
-    let all = find(&names(&["all", "rten"]), &Paths::default()).unwrap();
+    let all = find(&names(&["all", "rten"]), &Paths::default(), None).unwrap();
     for name in NAMES {
         assert!(all.iter().any(|peer| peer.engine().starts_with(name)), "{name}");
     }
-    assert!(find(&[], &Paths::default()).unwrap().is_empty());
+    assert!(find(&[], &Paths::default(), None).unwrap().is_empty());
 }
 
 /// Each is a way to name something that is not ONNX Runtime.
@@ -158,7 +158,7 @@ fn wrong_libraries() -> Vec<(PathBuf, &'static str)> {
 fn a_path_that_was_given_must_be_right() {
     for (path, reason) in wrong_libraries() {
         let paths = Paths { onnxruntime: Some(path.clone()), ..Default::default() };
-        let error = find(&["onnxruntime".to_owned()], &paths).unwrap_err();
+        let error = find(&["onnxruntime".to_owned()], &paths, None).unwrap_err();
         let start = format!("{}: ", path.display());
         assert!(error.starts_with(&start) && error.contains(reason), "{error}");
         assert!(error.len() > start.len() + 5 && !error.contains('\n'), "{error}");
@@ -248,7 +248,7 @@ fn an_old_library_is_refused() {
         let Ok(output) = rustc else { return println!("skipped: there is no rustc to make libraries with") };
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
         let paths = Paths { onnxruntime: Some(library.clone()), ..Default::default() };
-        let error = find(&["onnxruntime".to_owned()], &paths).unwrap_err();
+        let error = find(&["onnxruntime".to_owned()], &paths, None).unwrap_err();
         assert_eq!(error, format!("{}: {reason}", library.display()));
     }
     std::fs::remove_dir_all(&folder).unwrap();

@@ -122,7 +122,7 @@ fn unique(rows: &[Record]) -> Vec<&Record> {
 
 fn same_row(a: &Record, b: &Record) -> bool {
     fn key(row: &Record) -> impl PartialEq + use<'_> {
-        (row.threads, row.clock, &row.accuracy, &row.stores, &row.device)
+        (row.threads, row.clock, row.op, &row.accuracy, &row.stores, &row.device)
     }
     let names = |row: &Record| [&row.network, &row.layer, &row.spec, &row.requested].map(String::clone);
     key(a) == key(b) && names(a) == names(b)
@@ -159,6 +159,7 @@ impl Comparison<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::record::Gradient;
     use crate::record::tests::row;
     use crate::statistics::Ratio;
 
@@ -211,6 +212,16 @@ mod tests {
             let comparison = compare(&base[..1], &new[..1], Measure::Time);
             assert_eq!((comparison.changes.len(), comparison.unpaired), (0, 2));
         }
+    }
+
+    #[test]
+    fn gradients_are_rows_of_their_own() {
+        let forward = timed("a", 100.0, 0.0);
+        let backward = Record { op: Some(Gradient::BackwardData), ..timed("a", 50.0, 0.0) };
+        let (base, new) = ([forward.clone(), backward.clone()], [backward, forward]);
+        let comparison = compare(&base, &new, Measure::Time);
+        assert_eq!((comparison.changes.len(), comparison.unpaired), (2, 0));
+        assert!(comparison.changes.iter().all(|change| change.verdict == Verdict::Tie));
     }
 
     /// Too few samples for an interval say nothing for certain.

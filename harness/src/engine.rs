@@ -12,7 +12,7 @@ use crate::gpu;
 use crate::network::{Model, Part};
 use crate::peers::made::Made;
 use crate::pinning::Pool;
-use crate::record::{Launches, Precision, Status};
+use crate::record::{Gradient, Launches, Precision, Status};
 
 /// A way to compute convolutions.
 pub trait Engine: fmt::Debug {
@@ -24,6 +24,11 @@ pub trait Engine: fmt::Debug {
 
     /// The library's version, where it has one of its own.
     fn version(&self) -> Option<String> {
+        None
+    }
+
+    /// What it computes, where that is not the convolution's output.
+    fn gradient(&self) -> Option<Gradient> {
         None
     }
 
@@ -90,12 +95,22 @@ pub trait Engine: fmt::Debug {
 /// The buffers of a convolution, shared by the engines that can work on them in place.
 #[derive(Clone, Copy, Debug)]
 pub struct Io<'a> {
-    /// Input, weights and bias.
+    /// Input, weights and bias; for gradients `previous` is that by the output.
     pub tensors: &'a Tensors,
-    /// The output, in the layout of the spec.
+    /// The output, in the layout of the spec, or the gradient: [`result`] says how long it is.
     pub output: &'a RefCell<Buffer>,
     /// Scratch memory: in a network all layers share it.
     pub workspace: &'a RefCell<Workspace<'static>>,
+}
+
+/// A buffer for what is computed of a convolution: its output, the gradient by its input in the layout of the spec,
+/// or those by weights (OIHW) and bias, one behind the other.
+pub fn result(spec: &ConvSpec, gradient: Option<Gradient>) -> Buffer {
+    Buffer::zeros(match gradient {
+        None => spec.output_len(),
+        Some(Gradient::BackwardData) => spec.input_len(),
+        Some(Gradient::BackwardWeights) => spec.weights_len() + spec.out_channels(),
+    })
 }
 
 /// Why there is no time for an engine on a layer.
@@ -145,6 +160,11 @@ pub struct Facts {
 pub trait Prepared {
     /// What is known of it.
     fn facts(&self) -> &Facts;
+
+    /// The bounds that errors are held against: one, or those of the phases that a gradient by data is made of.
+    fn error_models(&self) -> Vec<ErrorModel> {
+        vec![self.facts().error_model]
+    }
 
     /// Runs so many times, each from the input that lies ready to an output in the engine's own layout;
     /// how long that took in all.

@@ -5,6 +5,7 @@ use std::io::{self, BufWriter, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use kernels::backward::Op;
 use kernels::{Accuracy, ConvSpec, Stores};
 use serde::{Deserialize, Serialize};
 
@@ -77,6 +78,35 @@ impl Precision {
         match self {
             Precision::Tf32 => "tf32",
             Precision::Bf16 => "bf16",
+        }
+    }
+}
+
+/// What is computed of a convolution, where it is not its output. Such rows are compared only with each other.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Gradient {
+    /// By its input.
+    BackwardData,
+    /// By its weights and bias.
+    BackwardWeights,
+}
+
+impl Gradient {
+    /// The word.
+    pub fn name(self) -> &'static str {
+        match self {
+            Gradient::BackwardData => "backward-data",
+            Gradient::BackwardWeights => "backward-weights",
+        }
+    }
+
+    /// The operation; none for the convolution itself.
+    pub fn of(op: Op) -> Option<Self> {
+        match op {
+            Op::Forward => None,
+            Op::BackwardData => Some(Gradient::BackwardData),
+            Op::BackwardWeights => Some(Gradient::BackwardWeights),
         }
     }
 }
@@ -263,6 +293,9 @@ pub struct Record {
     /// How runs were started, of rows by the GPU's clock.
     #[serde(default)]
     pub launches: Option<Launches>,
+    /// What is computed, where it is not the convolution's output but a gradient.
+    #[serde(default)]
+    pub op: Option<Gradient>,
     /// The run that measured the row.
     #[serde(default)]
     pub run: Option<Arc<Run>>,

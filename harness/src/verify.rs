@@ -1,16 +1,20 @@
 //! Runs kernels on generated cases and on given ones, and says which outputs are wrong.
 
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use kernels::{ConvError, ConvSpec, Isa, Kernel, Plan, PlanOptions, Workspace};
 use proptest::strategy::{Strategy, ValueTree};
 use proptest::test_runner::{Config, RngAlgorithm, TestRng, TestRunner};
 
+use kernels::backward::{Op, WeightsPlan, kernels_of};
+
 use crate::buffer::Buffer;
 use crate::check::{Exactness, Sampling, verdict};
 use crate::data::{self, Kind};
+use crate::gradients;
 use crate::guard::Guarded;
 use crate::pinning::cores;
+use crate::record::Gradient;
 use crate::strategy::{Case, case_for};
 
 /// A kernel that gave a wrong result, and how to see it again.
@@ -18,8 +22,10 @@ use crate::strategy::{Case, case_for};
 pub struct Failure {
     /// The kernel's id.
     pub kernel: String,
-    /// The smallest case found that fails.
-    pub case: Case,
+    /// What it computes, where that is not the convolution's output.
+    pub gradient: Option<Gradient>,
+    /// The smallest case found that fails, in words.
+    pub case: String,
     /// What is wrong.
     pub what: String,
     /// The seed that gives the case (before it was made smaller), if one was drawn.
@@ -28,21 +34,14 @@ pub struct Failure {
 
 impl std::fmt::Display for Failure {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let Case { spec, options, with_bias, kind, offset, seed } = &self.case;
-        write!(
-            f,
-            "{} is wrong on `{spec}`: {}\n  {options:?}, bias {with_bias}, data {kind:?} of seed {seed}, buffers \
-             moved by {offset}",
-            self.kernel, self.what
-        )?;
-        match self.seed {
-            Some(seed) => write!(
-                f,
-                "\n  again: cargo run --release --bin convbench -- verify --kernel {} --cases 1 --seed {seed}",
-                self.kernel
-            ),
-            None => Ok(()),
+        let Failure { kernel, gradient, case, what, seed } = self;
+        write!(f, "{kernel} is wrong on {case}: {what}")?;
+        let Some(seed) = seed else { return Ok(()) };
+        write!(f, "\n  again: cargo run --release --bin convbench -- verify")?;
+        if let Some(gradient) = gradient {
+            write!(f, " --op {}", gradient.name())?;
         }
+        write!(f, " --kernel {kernel} --cases 1 --seed {seed}")
     }
 }
 
@@ -144,33 +143,59 @@ pub fn same_bits(a: &[f32], b: &[f32]) -> bool {
 /// # Errors
 /// The smallest failing case found.
 pub fn run_seed(kernel: &'static dyn Kernel, seed: u64) -> Result<(), Box<Failure>> {
+    on_seed(case_for(kernel), seed, &|case| run_case(kernel, case)).map_err(|(case, what)| {
+        let case = case.map_or_else(String::new, |Case { spec, options, with_bias, kind, offset, seed }| {
+            format!(
+                "`{spec}` ({options:?}, bias {with_bias}, data {kind:?} of seed {seed}, buffers moved by {offset})"
+            )
+        });
+        Box::new(Failure { kernel: kernel.id().to_owned(), gradient: None, case, what, seed: Some(seed) })
+    })
+}
+
+/// The same for a gradient; whether the kernel covers the case.
+///
+/// # Errors
+/// The smallest failing case found.
+pub fn run_gradient_seed(of: Gradient, id: &str, seed: u64) -> Result<bool, Box<Failure>> {
+    let covered = AtomicBool::new(false);
+    let run = |case: &gradients::Case| {
+        let is_covered = match of {
+            Gradient::BackwardData => gradients::run_data(id, case)?,
+            Gradient::BackwardWeights => gradients::run_weights(id, case).map(|()| true)?,
+        };
+        covered.store(is_covered, Ordering::Relaxed);
+        Ok(())
+    };
+    on_seed(gradients::case(), seed, &run).map_err(|(case, what)| {
+        let case = case.map_or_else(String::new, |case| format!("`{}` ({case:?})", case.spec));
+        Box::new(Failure { kernel: id.to_owned(), gradient: Some(of), case, what, seed: Some(seed) })
+    })?;
+    Ok(covered.into_inner())
+}
+
+/// Runs the case that a seed draws; of one that fails, the smallest that is found, and what is wrong with it. None
+/// if there is no case.
+fn on_seed<C>(
+    cases: impl Strategy<Value = C>,
+    seed: u64,
+    run: &dyn Fn(&C) -> Result<(), String>,
+) -> Result<(), (Option<C>, String)> {
     let mut bytes = [0; 32];
     bytes[..8].copy_from_slice(&seed.to_le_bytes());
     let rng = TestRng::from_seed(RngAlgorithm::ChaCha, &bytes);
     let mut runner = TestRunner::new_with_rng(Config::default(), rng);
-    let failure =
-        |case, what| Box::new(Failure { kernel: kernel.id().to_owned(), case, what, seed: Some(seed) });
-    let mut tree = case_for(kernel).new_tree(&mut runner).map_err(|reason| {
-        let case = Case {
-            spec: smallest(),
-            options: PlanOptions::default(),
-            with_bias: false,
-            kind: Kind::Integer,
-            offset: 0,
-            seed,
-        };
-        failure(case, format!("no case could be drawn: {reason}"))
-    })?;
+    let tree = cases.new_tree(&mut runner);
+    let mut tree = tree.map_err(|reason| (None, format!("no case could be drawn: {reason}")))?;
     let case = tree.current();
-    let Err(what) = run_case(kernel, &case) else {
-        return Ok(());
-    };
-    let mut worst = failure(case, what);
+    let Err(what) = run(&case) else { return Ok(()) };
+    let mut worst = (Some(case), what);
     // proptest's own search: simplify while it fails, step back where it does not.
     for _ in 0..500 {
-        let moved = match run_case(kernel, &tree.current()) {
+        let case = tree.current();
+        let moved = match run(&case) {
             Err(what) => {
-                worst = failure(tree.current(), what);
+                worst = (Some(case), what);
                 tree.simplify()
             }
             Ok(()) => tree.complicate(),
@@ -182,11 +207,6 @@ pub fn run_seed(kernel: &'static dyn Kernel, seed: u64) -> Result<(), Box<Failur
     Err(worst)
 }
 
-#[allow(clippy::expect_used)]
-fn smallest() -> ConvSpec {
-    "c1 h1 w1 o1 k1".parse().expect("a constant spec")
-}
-
 /// What to verify.
 #[derive(Clone, Debug)]
 pub struct Request {
@@ -194,8 +214,10 @@ pub struct Request {
     pub cases: u64,
     /// Seed of the first case; the next has the next seed.
     pub seed: u64,
-    /// Kernel ids; empty means every kernel that [`forms`] gives.
-    pub kernels: Vec<&'static dyn Kernel>,
+    /// What is computed, where that is not the convolution's output.
+    pub gradient: Option<Gradient>,
+    /// Kernel ids; empty means every one that [`ids`] gives.
+    pub kernels: Vec<&'static str>,
 }
 
 /// Cases run on one kernel.
@@ -203,7 +225,7 @@ pub struct Request {
 pub struct Count {
     /// The kernel's id.
     pub kernel: String,
-    /// Cases that were run.
+    /// Cases that were run, of those that the kernel covers.
     pub cases: u64,
 }
 
@@ -228,20 +250,46 @@ pub fn forms() -> Vec<&'static dyn Kernel> {
         .collect()
 }
 
+/// The ids of every form of every kernel that this machine can run, for the convolution or a gradient of it.
+pub fn ids(gradient: Option<Gradient>) -> Vec<&'static str> {
+    match gradient {
+        None | Some(Gradient::BackwardData) => forms().iter().map(|kernel| kernel.id()).collect(),
+        Some(Gradient::BackwardWeights) => {
+            let runs = |id: &&str| {
+                id.contains('/') && WeightsPlan::new(id, &smallest(), &PlanOptions::default()).is_ok()
+            };
+            kernels_of(Op::BackwardWeights).into_iter().filter(runs).collect()
+        }
+    }
+}
+
+#[allow(clippy::expect_used)]
+fn smallest() -> ConvSpec {
+    "c1 h1 w1 o1 k1".parse().expect("a constant spec")
+}
+
 /// Runs generated cases on kernels, several kernels at once on as many cores as there are. `progress` is
 /// told the kernel before each case, and stops the run by returning false.
 pub fn verify(request: &Request, progress: &(dyn Fn(&str) -> bool + Sync)) -> Summary {
-    let all = forms();
+    let all = ids(request.gradient);
     let kernels = if request.kernels.is_empty() { &all } else { &request.kernels };
-    let one = |kernel: &'static dyn Kernel| {
-        let mut count = Count { kernel: kernel.id().to_owned(), cases: 0 };
+    let run = |id: &'static str, seed: u64| match (request.gradient, kernels::kernel(id)) {
+        (Some(of), _) => run_gradient_seed(of, id, seed),
+        (None, Ok(kernel)) => run_seed(kernel, seed).map(|()| true),
+        (None, Err(_)) => Ok(false),
+    };
+    let one = |id: &'static str| {
+        let mut count = Count { kernel: id.to_owned(), cases: 0 };
         for case in 0..request.cases {
-            if !progress(kernel.id()) {
+            if !progress(id) {
                 break;
             }
-            count.cases += 1;
-            if let Err(failure) = run_seed(kernel, request.seed.wrapping_add(case)) {
-                return (count, Some(*failure));
+            match run(id, request.seed.wrapping_add(case)) {
+                Ok(covered) => count.cases += u64::from(covered),
+                Err(failure) => {
+                    count.cases += 1;
+                    return (count, Some(*failure));
+                }
             }
         }
         (count, None)
@@ -255,10 +303,7 @@ pub fn verify(request: &Request, progress: &(dyn Fn(&str) -> bool + Sync)) -> Su
 }
 
 /// Works through kernels with a thread for each core; results come in the kernels' order.
-pub fn on_all_cores<T: Send>(
-    kernels: &[&'static dyn Kernel],
-    work: impl Fn(&'static dyn Kernel) -> T + Sync,
-) -> Vec<T> {
+pub fn on_all_cores<K: Copy + Sync, T: Send>(kernels: &[K], work: impl Fn(K) -> T + Sync) -> Vec<T> {
     let next = AtomicUsize::new(0);
     let mut results: Vec<(usize, T)> = std::thread::scope(|scope| {
         let threads: Vec<_> = (0..cores().min(kernels.len()))

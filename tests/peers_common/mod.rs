@@ -16,7 +16,7 @@ use kernels::Workspace;
 pub(crate) fn peer(name: &str) -> Box<dyn Engine> {
     let onnxruntime = std::env::var_os("CONV_ONNXRUNTIME").map(PathBuf::from);
     let paths = Paths { onnxruntime, ..Default::default() };
-    let mut peers = find(&[name.to_owned()], &paths).unwrap();
+    let mut peers = find(&[name.to_owned()], &paths, None).unwrap();
     assert_eq!(peers.len(), 1);
     peers.remove(0)
 }

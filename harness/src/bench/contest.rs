@@ -12,12 +12,12 @@ use super::{Observer, Request};
 use crate::buffer::Buffer;
 use crate::check::Sampling;
 use crate::data::{self, Kind, Tensors};
-use crate::engine::{Engine, Io, OURS, Prepared, Refusal};
+use crate::engine::{Engine, Io, OURS, Prepared, Refusal, result};
 use crate::layers::Layer;
 use crate::machine;
 use crate::measure::{Sample, Spent, Subject, in_turns};
 use crate::pinning::Pool;
-use crate::record::{Clock, Record, Role, Status};
+use crate::record::{Clock, Gradient, Record, Role, Status};
 use crate::rotation::{Ballast, Rotation, sets_and_ballast};
 use crate::statistics::{Ratio, Statistics};
 
@@ -69,6 +69,7 @@ impl<'a> Arena<'a> {
         pool: &'a Pool,
         clock: Clock,
         time: Duration,
+        gradient: Option<Gradient>,
         engines: usize,
     ) -> Result<Self, String> {
         let (sets, ballast) = match clock {
@@ -84,7 +85,7 @@ impl<'a> Arena<'a> {
         };
         let tensors = data::tensors(&layer.spec, Kind::Real, 0);
         let tensors: Vec<Tensors> = (0..sets).map(|_| tensors.clone()).collect();
-        let outputs = tensors.iter().map(|tensors| RefCell::new(tensors.previous.clone())).collect();
+        let outputs = (0..sets).map(|_| RefCell::new(result(&layer.spec, gradient))).collect();
         Ok(Arena {
             layer,
             pool,
@@ -196,7 +197,7 @@ pub(super) fn rows(
     let engine = |row: usize| engines[row].engine();
     let mut rows: Vec<Record> =
         (0..engines.len()).map(|row| blank(layer, engine(row), pool, clock, Some(&request.run))).collect();
-    let arena = match Arena::new(layer, pool, clock, request.time, engines.len() + 1) {
+    let arena = match Arena::new(layer, pool, clock, request.time, request.gradient, engines.len() + 1) {
         Ok(arena) => arena,
         Err(reason) => {
             for row in &mut rows {
@@ -381,7 +382,7 @@ mod tests {
         let layer = layers::parse("a 1 c8 h9 w9 o8 k3", "test").unwrap().remove(0);
         let ours = Ours::new(kernels::kernel("direct").unwrap());
         let pool = Pool::new(1).unwrap();
-        let arena = Arena::new(&layer, &pool, Clock::Warm, Duration::from_millis(10), 3).unwrap();
+        let arena = Arena::new(&layer, &pool, Clock::Warm, Duration::from_millis(10), None, 3).unwrap();
         let log = RefCell::new(Vec::new());
         let engines = ["a", "wrong", "b"].map(|id| Noted(ours, &log, id));
         let mut rows = engines.each_ref().map(|engine| blank(&layer, engine, &pool, Clock::Warm, None));

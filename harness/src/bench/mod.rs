@@ -10,10 +10,11 @@ use std::time::Duration;
 use kernels::{Accuracy, Kernel, Stores};
 
 use crate::engine::{Engine, Ours};
+use crate::gradients;
 use crate::layers::Layer;
 use crate::pinning::Pool;
 use crate::provenance::Run;
-use crate::record::{Clock, Record};
+use crate::record::{Clock, Gradient, Record};
 
 pub use row::{blank, sampling, verified};
 
@@ -22,8 +23,10 @@ pub use row::{blank, sampling, verified};
 pub struct Request {
     /// The layers.
     pub layers: Vec<Layer>,
-    /// The kernels; empty means [`usual`].
-    pub kernels: Vec<&'static dyn Kernel>,
+    /// What is computed, where that is not the convolution's output.
+    pub gradient: Option<Gradient>,
+    /// The kernels' ids, of those that compute it; empty means [`usual`].
+    pub kernels: Vec<&'static str>,
     /// What is asked of the kernels' rounding errors.
     pub accuracy: Accuracy,
     /// Where the kernels' outputs are to go first.
@@ -71,14 +74,20 @@ impl Request {
     /// What is measured on a layer by a clock: by the GPU's those that run on it, from its own memory; by the
     /// host's all of ours, from and to the host's memory, and the peers that compute there.
     fn engines<'a>(&'a self, layer: &Layer, clock: Clock) -> Vec<Candidate<'a>> {
-        let kernels =
-            if self.kernels.is_empty() { usual(layer, self.accuracy) } else { self.kernels.clone() };
-        let Request { accuracy, stores, .. } = *self;
+        let Request { accuracy, stores, gradient, .. } = *self;
+        let ids = match (&self.kernels[..], gradient) {
+            ([], Some(Gradient::BackwardWeights)) => vec!["auto"],
+            ([], _) => usual(layer, accuracy).iter().map(|kernel| kernel.id()).collect(),
+            (ids, _) => ids.to_vec(),
+        };
         let device = clock == Clock::Device;
-        let ours = kernels
-            .into_iter()
-            .filter(|kernel| !device || kernel.on_gpu())
-            .map(|kernel| Candidate::Ours(Ours { kernel, accuracy, stores, on_device: device }));
+        let ours = ids.into_iter().filter_map(|id| {
+            if let Some(of) = gradient {
+                return (!device).then_some(Candidate::Gradient(gradients::Ours { of, id, accuracy }));
+            }
+            let kernel = kernels::kernel(id).ok().filter(|kernel| !device || kernel.on_gpu())?;
+            Some(Candidate::Ours(Ours { kernel, accuracy, stores, on_device: device }))
+        });
         let peers = self.peers.iter().filter(|peer| peer.on_device() == device);
         ours.chain(peers.map(|peer| Candidate::Peer(peer.as_ref()))).collect()
     }
@@ -86,6 +95,7 @@ impl Request {
 
 enum Candidate<'a> {
     Ours(Ours),
+    Gradient(gradients::Ours),
     Peer(&'a dyn Engine),
 }
 
@@ -93,6 +103,7 @@ impl Candidate<'_> {
     fn engine(&self) -> &dyn Engine {
         match self {
             Candidate::Ours(ours) => ours,
+            Candidate::Gradient(ours) => ours,
             Candidate::Peer(peer) => *peer,
         }
     }
@@ -166,10 +177,11 @@ mod tests {
         }
     }
 
-    fn request(text: &str, ids: &[&str]) -> Request {
+    fn request(text: &str, ids: &[&'static str]) -> Request {
         Request {
             layers: layers::parse(text, "test").unwrap(),
-            kernels: ids.iter().map(|id| kernels::kernel(id).unwrap()).collect(),
+            gradient: None,
+            kernels: ids.to_vec(),
             accuracy: Accuracy::Standard,
             stores: Stores::Cached,
             peers: Vec::new(),
@@ -237,6 +249,25 @@ mod tests {
         // What is not warm comes from the last level there is.
         let last = level_of(u64::MAX, CacheSizes::detect(), 1).name;
         assert_eq!(rows[2].bandwidth_level.as_deref(), Some(last));
+    }
+
+    #[test]
+    fn gradients_are_verified_and_timed() {
+        for (of, kernel) in [(Gradient::BackwardData, "direct"), (Gradient::BackwardWeights, "product")] {
+            let text = "a 1 c8 h9 w9 o8 k3 s2 p1 g2\nb 1 c8 h9 w9 o8 k3 s2 p1 nhwc";
+            let mut request = request(text, &[kernel]);
+            (request.gradient, request.clocks) = (Some(of), vec![Clock::Warm, Clock::Cold]);
+            let rows = bench(&request, &mut Quiet(usize::MAX)).unwrap();
+            assert_eq!(rows.len(), 8);
+            for row in rows {
+                assert_eq!((row.status, row.op), (Status::Ok, Some(of)), "{row:?}");
+                assert!(row.max_error.unwrap() <= row.error_bound.unwrap());
+                assert!(row.kernel.starts_with(kernel) && row.roof_fraction.unwrap() > 0.0, "{row:?}");
+            }
+            request.kernels.clear();
+            let usual = request.rows_of(&request.layers[1], Clock::Warm);
+            assert!(usual > 1 && request.rows_of(&request.layers[1], Clock::Device) == 0);
+        }
     }
 
     #[test]

@@ -6,6 +6,7 @@ use kernels::{ErrorModel, Layout, PlanOptions, Stores};
 
 use crate::check::{Exactness, Sampling, verdict};
 use crate::engine::{Engine, Facts, Io, Prepared, Refusal};
+use crate::gradients;
 use crate::layers::Layer;
 use crate::pinning::Pool;
 use crate::provenance::Run;
@@ -81,6 +82,7 @@ pub fn blank(
         device: engine.device(),
         precision: engine.precision(),
         launches: None,
+        op: engine.gradient(),
         run: run.cloned(),
     }
 }
@@ -117,8 +119,15 @@ pub fn verified<'a>(
     let mut output = io.output.borrow_mut();
     prepared.store(&mut output).map_err(failed)?;
     let options = PlanOptions::default();
-    let verdict =
-        verdict(&layer.spec, error_model, io.tensors, true, &options, &output, sampling, Exactness::Bound);
+    let verdict = match engine.gradient() {
+        None => {
+            verdict(&layer.spec, error_model, io.tensors, true, &options, &output, sampling, Exactness::Bound)
+        }
+        Some(of) => {
+            let models = prepared.error_models();
+            gradients::verdict(of, &layer.spec, &models, io.tensors, &output, sampling, Exactness::Bound)
+        }
+    };
     row.max_error = Some(verdict.max_error);
     row.error_bound = Some(verdict.bound);
     row.error_measure = Some(measure_of(error_model).to_owned());

@@ -56,7 +56,7 @@ impl<'a> Made<'a> {
             workspace_bytes: None,
             packed_bytes: None,
             own_flops: None,
-            error_model: nchw::error_model(spec),
+            error_model: nchw::error_model(spec, None),
             stores: None,
             launches: None,
         };

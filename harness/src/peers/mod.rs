@@ -13,6 +13,7 @@ mod onnxruntime;
 use std::path::PathBuf;
 
 use crate::engine::Engine;
+use crate::record::Gradient;
 
 /// Where to look for peers' shared libraries.
 #[derive(Clone, Debug, Default)]
@@ -28,9 +29,12 @@ pub struct Paths {
 /// A name and what makes its peers.
 type Row = (&'static str, fn(&Paths) -> Result<Vec<Box<dyn Engine>>, String>);
 
+/// Those that have gradients, too.
+const GRADIENTS: &str = onednn::NAME;
+
 /// Every peer.
 const PEERS: &[Row] = &[
-    ("onednn", |paths| onednn::find(&paths.onednn)),
+    ("onednn", |paths| onednn::find(&paths.onednn, None)),
     ("onnxruntime", onnxruntime::find),
     ("cudnn", cudnn),
     ("rten", |_| Ok(vec![built_in("rten")])),
@@ -50,11 +54,15 @@ pub const NAMES: &[&str] = &{
 };
 
 /// The peers of some names; `all` is every one. A peer that cannot be had here is an engine too: it
-/// refuses every convolution with the reason.
+/// refuses every convolution with the reason; as does one without gradients that is asked for one.
 ///
 /// # Errors
 /// A name that is not known; a path that was given and holds no such library.
-pub fn find(names: &[String], paths: &Paths) -> Result<Vec<Box<dyn Engine>>, String> {
+pub fn find(
+    names: &[String],
+    paths: &Paths,
+    gradient: Option<Gradient>,
+) -> Result<Vec<Box<dyn Engine>>, String> {
     for name in names {
         if name != "all" && !NAMES.contains(&name.as_str()) {
             return Err(format!("`{name}` is no peer; known are all, {}", NAMES.join(", ")));
@@ -63,7 +71,11 @@ pub fn find(names: &[String], paths: &Paths) -> Result<Vec<Box<dyn Engine>>, Str
     let mut peers = Vec::new();
     for (name, make) in PEERS {
         if names.iter().any(|wanted| wanted == "all" || wanted == name) {
-            peers.extend(make(paths)?);
+            peers.extend(match gradient {
+                None => make(paths)?,
+                Some(_) if *name == GRADIENTS => onednn::find(&paths.onednn, gradient)?,
+                Some(of) => vec![Box::new(missing::Missing::without(name, of)) as Box<dyn Engine>],
+            });
         }
     }
     Ok(peers)

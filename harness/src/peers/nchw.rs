@@ -8,6 +8,7 @@ use kernels::{ConvSpec, ErrorModel, Layout};
 
 use crate::buffer::Buffer;
 use crate::data::Tensors;
+use crate::record::Gradient;
 
 /// The input in NCHW: where it lies, or a copy.
 pub(super) fn input<'a>(spec: &ConvSpec, tensors: &'a Tensors) -> Cow<'a, Buffer> {
@@ -45,8 +46,14 @@ pub(super) fn reorder(spec: &ConvSpec, tensors: &Tensors, result: &[f32]) -> Opt
 /// A method that sums the definition's products, each rounded once, in any order, and adds the bias: a term
 /// goes through its own rounding and at most `terms` additions. Two more are for a library that sums apart
 /// what it blocks.
-pub(super) fn error_model(spec: &ConvSpec) -> ErrorModel {
-    let terms = spec.weights_len() / spec.out_channels();
+///
+/// Of gradients by data a term is of a filter and tap, of those by weights of an output pixel.
+pub(super) fn error_model(spec: &ConvSpec, gradient: Option<Gradient>) -> ErrorModel {
+    let terms = match gradient {
+        None => spec.weights_len() / spec.out_channels(),
+        Some(Gradient::BackwardData) => spec.weights_len() / spec.group_in_channels() / spec.groups(),
+        Some(Gradient::BackwardWeights) => spec.output_len() / spec.out_channels(),
+    };
     ErrorModel::Sum { k: terms as f64 + 3.0 }
 }
 

@@ -43,7 +43,7 @@ pub fn memory(results: &Results) -> Vec<Memory> {
     let mut seen = Vec::new();
     let mut all = Vec::new();
     for (setting, of) in results.settings.iter().enumerate() {
-        let kind = (of.threads, of.clock == Clock::Device, of.precision);
+        let kind = (of.threads, of.clock == Clock::Device, of.precision, of.gradient);
         if !seen.contains(&kind) {
             seen.push(kind);
             all.push(memory_of(results, setting));
@@ -182,14 +182,11 @@ pub struct Cold {
 
 /// What cold caches cost; nothing where there is no pair of warm and cold rows.
 pub fn cold(results: &Results) -> Vec<Cold> {
-    let find = |threads: usize, clock: Clock| {
-        let wanted = Setting { threads, clock, precision: None };
-        results.settings.iter().position(|setting| *setting == wanted)
-    };
+    let find = |wanted: Setting| results.settings.iter().position(|setting| *setting == wanted);
     let warm = results.settings.iter().enumerate();
-    let warm = warm.filter(|(_, of)| of.clock == Clock::Warm && of.precision.is_none());
+    let warm = warm.filter(|(_, of)| of.clock == Clock::Warm && of.is_plain());
     warm.filter_map(|(warm, setting)| {
-        let cold = find(setting.threads, Clock::Cold)?;
+        let cold = find(Setting { clock: Clock::Cold, ..*setting })?;
         let ratio = |case: usize, id: usize| {
             Some(results.timed(case, cold, id)?.1 / results.timed(case, warm, id)?.1)
         };

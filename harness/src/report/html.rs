@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use crate::record::{Clock, Precision};
+use crate::record::{Clock, Gradient, Precision};
 use crate::report::document::{Bars, Block, Cell, Class, Document, Fold, Mark, Plot, Stacks, Table, Warning};
 use crate::report::numbers::digits;
 use crate::report::results::Setting;
@@ -109,14 +109,16 @@ fn navigation(page: &mut String, document: &Document) {
 
 fn setting_key(of: Setting) -> String {
     let precision = of.precision.map_or("", Precision::name);
-    format!("{}-{}{precision}", of.threads, of.clock.name())
+    let gradient = of.gradient.map_or("", Gradient::name);
+    format!("{}-{}{precision}{gradient}", of.threads, of.clock.name())
 }
 
 fn setting_name(of: Setting) -> String {
     let precision = of.precision.map_or_else(String::new, |precision| format!(" {}", precision.name()));
+    let gradient = of.gradient.map_or_else(String::new, |gradient| format!(" {}", gradient.name()));
     match of.clock {
-        Clock::Warm | Clock::Cold => format!("{}T {}{precision}", of.threads, of.clock.name()),
-        Clock::Device => format!("GPU{precision}"),
+        Clock::Warm | Clock::Cold => format!("{}T {}{precision}{gradient}", of.threads, of.clock.name()),
+        Clock::Device => format!("GPU{precision}{gradient}"),
     }
 }
 

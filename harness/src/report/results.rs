@@ -10,7 +10,7 @@ use crate::bench::BASELINE;
 use crate::engine::OURS;
 use crate::network::NetworkRow;
 use crate::provenance::Run;
-use crate::record::{self, Clock, Precision, Record, Role, Status};
+use crate::record::{self, Clock, Gradient, Precision, Record, Role, Status};
 
 /// The rows of a file.
 #[derive(Clone, Debug)]
@@ -45,20 +45,38 @@ pub struct Setting {
     pub clock: Clock,
     /// What products are computed in, where that is less than f32.
     pub precision: Option<Precision>,
+    /// What is computed, where it is not the convolution's output.
+    pub gradient: Option<Gradient>,
 }
 
 impl Setting {
+    /// That of a row.
+    pub fn of(row: &Record) -> Self {
+        Setting { threads: row.threads, clock: row.clock, precision: row.precision, gradient: row.op }
+    }
+
+    /// Whether f32 products make the convolution's output.
+    pub fn is_plain(self) -> bool {
+        self.precision.is_none() && self.gradient.is_none()
+    }
+
     /// Words for people, as `2 threads, cold caches`.
     pub fn label(self) -> String {
-        format!("{}{}", place(self.threads, self.clock), self.products())
+        format!("{}{}{}", self.gradients(), place(self.threads, self.clock), self.products())
     }
 
     /// Words for people where the state of the caches does not matter, as `2 threads`.
     pub fn label_of_any_caches(self) -> String {
         match self.clock {
-            Clock::Warm | Clock::Cold => format!("{}{}", threads(self.threads), self.products()),
+            Clock::Warm | Clock::Cold => {
+                format!("{}{}{}", self.gradients(), threads(self.threads), self.products())
+            }
             Clock::Device => self.label(),
         }
+    }
+
+    fn gradients(self) -> String {
+        self.gradient.map_or_else(String::new, |of| format!("{}, ", of.name()))
     }
 
     fn products(self) -> String {
@@ -167,13 +185,14 @@ impl Results {
         };
         let all = || sources.iter().flat_map(|source| &source.rows);
         for row in all() {
-            let setting = setting_of(row);
+            let setting = Setting::of(row);
             if !results.settings.contains(&setting) {
                 results.settings.push(setting);
             }
         }
-        results.settings.sort_by_key(|Setting { threads, clock, precision }| {
-            (*clock == Clock::Device, *threads, *clock == Clock::Cold, precision.map(Precision::name))
+        results.settings.sort_by_key(|Setting { threads, clock, precision, gradient }| {
+            let precision = precision.map(Precision::name);
+            (*gradient, *clock == Clock::Device, *threads, *clock == Clock::Cold, precision)
         });
         let mut cases = HashMap::new();
         let mut contestants = HashMap::new();
@@ -232,7 +251,7 @@ impl Results {
             }
             for row in source.rows {
                 let case = cases[&(row.network.clone(), row.layer.clone(), row.spec.clone())];
-                let wanted = setting_of(&row);
+                let wanted = Setting::of(&row);
                 let Some(setting) = results.settings.iter().position(|s| *s == wanted) else { continue };
                 let place = (case, setting, contestants[&row.requested], row.role == Role::Aa);
                 let index = results.rows.len();
@@ -331,10 +350,6 @@ pub const CHOOSERS: [&str; 2] = [AUTO, "cuda"];
 /// A row's time: positive, of a right result.
 pub fn time_of(row: &Record) -> Option<f64> {
     row.median_ns.filter(|ns| row.status == Status::Ok && *ns > 0.0 && ns.is_finite())
-}
-
-fn setting_of(row: &Record) -> Setting {
-    Setting { threads: row.threads, clock: row.clock, precision: row.precision }
 }
 
 /// Layers of the same name get what they differ by added: the network, the batch, else the whole spec.

@@ -41,7 +41,7 @@ fn threads_of(results: &Results, clock: Clock) -> Option<Threads> {
         .settings
         .iter()
         .enumerate()
-        .filter(|(_, setting)| setting.clock == clock && setting.precision.is_none())
+        .filter(|(_, setting)| setting.clock == clock && setting.is_plain())
         .map(|(index, setting)| (index, setting.threads))
         .collect();
     let (&(base, fewest), more) = settings.split_first()?;

@@ -6,7 +6,7 @@ use crate::engine::OURS;
 use crate::record::{Record, Role};
 use crate::report::numbers::{digits, percent, time, times};
 use crate::report::refusals::word;
-use crate::report::results::{Results, Source};
+use crate::report::results::{Results, Setting, Source};
 use crate::report::standings::Standings;
 
 /// Rows of one layer, one number of threads and one state of the caches, the fastest first; those without a
@@ -15,8 +15,7 @@ pub fn by_layer(rows: &[Record]) -> Vec<Vec<&Record>> {
     let mut layers: Vec<Vec<&Record>> = Vec::new();
     for row in rows {
         let same = |other: &&Record| {
-            let place = |row: &Record| (row.threads, row.clock, row.precision);
-            (&other.layer, &other.spec, place(other)) == (&row.layer, &row.spec, place(row))
+            (&other.layer, &other.spec, Setting::of(other)) == (&row.layer, &row.spec, Setting::of(row))
         };
         match layers.iter_mut().find(|layer| layer.first().is_some_and(same)) {
             Some(layer) => layer.push(row),

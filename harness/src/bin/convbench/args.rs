@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use harness::layers::Layer;
 use harness::record::Clock;
+use kernels::backward::Op;
 use kernels::{Accuracy, ConvSpec, Effort, Layout, Stores};
 
 /// Convolution kernels: what there is, what they compute, how fast, and whether it is right.
@@ -40,6 +41,8 @@ pub(crate) enum Command {
     /// Run a whole network, one of those known (random weights) or an ONNX model: outputs, latency, images a second,
     /// time by layer
     Net(Net),
+    /// Time poolings of networks, both ways, beside what the memory allows
+    Pool(Pool),
     /// Draw what a convolution or a network does with an image: window, im2col, a Winograd tile, activation maps
     Trace(Trace),
     /// Print a completion script
@@ -139,6 +142,16 @@ pub(crate) enum OpArg {
     Forward,
     BackwardData,
     BackwardWeights,
+}
+
+impl From<OpArg> for Op {
+    fn from(op: OpArg) -> Self {
+        match op {
+            OpArg::Forward => Op::Forward,
+            OpArg::BackwardData => Op::BackwardData,
+            OpArg::BackwardWeights => Op::BackwardWeights,
+        }
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -265,6 +278,9 @@ pub(crate) struct What {
     /// The layers of a network, e.g. resnet50 (--list shows all); may be repeated
     #[arg(long, value_name = "NAME")]
     pub(crate) network: Vec<String>,
+    /// What is computed of each layer: its output, or the gradient by its input, or those by weights and bias
+    #[arg(long, value_name = "OP", default_value = "forward")]
+    pub(crate) op: OpArg,
     /// Kernels, separated by commas; by default all that support a layer
     #[arg(long, value_name = "ID,…", value_delimiter = ',')]
     pub(crate) kernel: Vec<String>,
@@ -481,10 +497,29 @@ pub(crate) struct Trace {
 }
 
 #[derive(Debug, Args)]
+pub(crate) struct Pool {
+    /// Numbers of threads, separated by commas
+    #[arg(long, value_name = "N,…", value_delimiter = ',', default_value = "1")]
+    pub(crate) threads: Vec<usize>,
+    /// Layout; by default both
+    #[arg(long)]
+    pub(crate) layout: Option<LayoutArg>,
+    /// Measuring time for each row, in seconds
+    #[arg(long, value_name = "SECONDS", default_value_t = 0.2)]
+    pub(crate) time: f64,
+    /// Print JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Args)]
 pub(crate) struct Verify {
     /// Cases for each kernel and instruction set
     #[arg(long, value_name = "N", default_value_t = 1000)]
     pub(crate) cases: u64,
+    /// What is computed: the convolution, or its gradient by data, or those by weights and bias
+    #[arg(long, value_name = "OP", default_value = "forward")]
+    pub(crate) op: OpArg,
     /// Seed of the first case; the next has the next seed
     #[arg(long, value_name = "S", default_value_t = 0)]
     pub(crate) seed: u64,

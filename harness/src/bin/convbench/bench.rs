@@ -10,10 +10,12 @@ use harness::gpu;
 use harness::layers::{self, Layer, Skipped};
 use harness::peers::{self, Paths};
 use harness::provenance::Run;
-use harness::record::{Clock, Lines, Record, Role, Status};
+use harness::record::{Clock, Gradient, Lines, Record, Role, Status};
 use harness::report::results::{Setting, threads};
 use harness::report::text::{by_layer, cells, heads, ranking_text, text_table};
 use indicatif::ProgressBar;
+use kernels::ConvError;
+use kernels::backward::{Op, kernels_of};
 
 use crate::{Outcome, Stop, args, progress, refused};
 
@@ -42,11 +44,29 @@ fn wanted(args: &args::What) -> Result<(Vec<Layer>, Vec<Skipped>), Stop> {
     Ok((layers::with_batches(layers, &args.batch).map_err(refused)?, skipped))
 }
 
+/// The kernels that are named, as those of an operation.
+///
+/// # Errors
+/// An id that it has no kernel of.
+pub(crate) fn ids(op: Op, named: &[String]) -> Result<Vec<&'static str>, Stop> {
+    let known = kernels_of(op);
+    let find = |id: &String| match (known.iter().find(|known| *known == id), op) {
+        (Some(id), _) => Ok(*id),
+        (None, Op::BackwardWeights) => {
+            let known = known.join(", ");
+            Err(refused(ConvError::UnknownKernel { id: id.chars().take(40).collect(), known }))
+        }
+        (None, _) => kernels::kernel(id).map(|kernel| kernel.id()).map_err(refused),
+    };
+    named.iter().map(find).collect()
+}
+
 /// Checks all that is asked for.
 fn request(args: &args::What, layers: Vec<Layer>, roofs: bool) -> Result<Request, Stop> {
     kernels::Isa::best().map_err(refused)?;
-    let kernels =
-        args.kernel.iter().map(|id| kernels::kernel(id).map_err(refused)).collect::<Result<Vec<_>, _>>()?;
+    let op = args.op.into();
+    let gradient = Gradient::of(op);
+    let kernels = ids(op, &args.kernel)?;
     if let Some(threads) = args.threads.iter().find(|&&threads| threads == 0 || threads > 1024) {
         return Err(refused(format!("--threads is {threads}, but must be 1 to 1024")));
     }
@@ -55,8 +75,9 @@ fn request(args: &args::What, layers: Vec<Layer>, roofs: bool) -> Result<Request
         onnxruntime: args.onnxruntime.clone(),
         cudnn: args.cudnn.clone(),
     };
-    let peers = peers::find(&args.peers, &paths).map_err(refused)?;
-    let on_gpu = kernels.iter().any(|kernel| kernel.on_gpu()) || peers.iter().any(|p| p.on_device());
+    let peers = peers::find(&args.peers, &paths, gradient).map_err(refused)?;
+    let gpu_kernel = |id: &&str| kernels::kernel(id).is_ok_and(|kernel| kernel.on_gpu());
+    let on_gpu = kernels.iter().any(gpu_kernel) || peers.iter().any(|p| p.on_device());
     let clocks = match &args.clock[..] {
         [] if on_gpu => vec![Clock::Warm, Clock::Device],
         [] => vec![Clock::Warm],
@@ -71,6 +92,7 @@ fn request(args: &args::What, layers: Vec<Layer>, roofs: bool) -> Result<Request
     }
     let mut request = Request {
         layers,
+        gradient,
         kernels,
         accuracy: args.accuracy.into(),
         stores: args.stores.into(),
@@ -82,7 +104,11 @@ fn request(args: &args::What, layers: Vec<Layer>, roofs: bool) -> Result<Request
         baseline: args.baseline.clone(),
         run: Arc::new(run),
     };
-    let known = |id: &str| kernels::kernel(id).is_ok() || request.peers.iter().any(|peer| peer.id() == id);
+    let known = |id: &str| {
+        kernels_of(op).contains(&id)
+            || id == harness::bench::BASELINE
+            || request.peers.iter().any(|peer| peer.id() == id)
+    };
     if !known(&args.baseline) {
         return Err(refused(format!("--baseline {} is no kernel and no peer of this run", args.baseline)));
     }
@@ -132,7 +158,7 @@ fn measure(request: Request, json: Option<&Path>, out: &mut dyn Write) -> Result
 }
 
 /// A length of time that makes sense.
-fn seconds(option: &str, value: f64, most: f64) -> Result<Duration, Stop> {
+pub(crate) fn seconds(option: &str, value: f64, most: f64) -> Result<Duration, Stop> {
     let time = Duration::try_from_secs_f64(value).ok();
     time.filter(|time| *time >= Duration::from_millis(1) && value <= most)
         .ok_or_else(|| refused(format!("{option} is {value}, but must be 0.001 to {most} seconds")))
@@ -192,9 +218,9 @@ impl Terminal<'_> {
             let Some(first) = layer.first() else { continue };
             let name = if first.layer == first.spec { "" } else { first.layer.as_str() };
             let cells: Vec<Vec<String>> = layer.iter().map(|row| cells(row).to_vec()).collect();
-            let setting = match (first.clock, first.precision) {
-                (Clock::Warm, None) => threads(first.threads),
-                (clock, precision) => Setting { threads: first.threads, clock, precision }.label(),
+            let setting = match Setting::of(first) {
+                setting if setting.is_plain() && first.clock == Clock::Warm => threads(first.threads),
+                setting => setting.label(),
             };
             let head = format!("{name} {}, {setting}", first.spec);
             let mut text = format!("{}\n{}", head.trim_start(), text_table(&heads(&layer), &cells));

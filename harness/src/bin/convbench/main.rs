@@ -9,6 +9,7 @@ mod compare;
 mod errors;
 mod facts;
 mod net;
+mod pool;
 mod progress;
 mod report;
 mod run;
@@ -98,6 +99,7 @@ fn dispatch(command: Command, out: &mut dyn Write) -> Outcome {
         Command::Report(args) => report::report(&args, out),
         Command::Verify(args) => verify::verify(&args, out),
         Command::Net(args) => net::net(&args, out),
+        Command::Pool(args) => pool::pool(&args, out),
         Command::Trace(args) => trace::trace(&args, out),
         Command::Completions { shell } => {
             let mut script = Vec::new();

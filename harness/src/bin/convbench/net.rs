@@ -78,7 +78,7 @@ fn peers(args: &args::Net) -> Result<Vec<Box<dyn harness::engine::Engine>>, Stop
         return Err(refused("--onnxruntime is given, but --peers does not name onnxruntime, nor all"));
     }
     let paths = Paths { onnxruntime: args.onnxruntime.clone(), ..Paths::default() };
-    peers::find(&args.peers, &paths).map_err(refused)
+    peers::find(&args.peers, &paths, None).map_err(refused)
 }
 
 /// What is to be measured.

@@ -2,8 +2,10 @@
 
 use std::io::Write;
 
-use harness::verify::{Request, forms};
+use harness::record::Gradient;
+use harness::verify::Request;
 use kernels::Kernel;
+use kernels::backward::Op;
 use serde_json::json;
 
 use crate::{Outcome, Stop, args, progress, refused};
@@ -28,11 +30,17 @@ pub(crate) fn verify(args: &args::Verify, out: &mut dyn Write) -> Outcome {
     if args.cases == 0 {
         return Err(refused("--cases is 0, but must be at least 1"));
     }
-    let kernels = if args.kernel.is_empty() { forms() } else { named(&args.kernel)? };
+    let op = args.op.into();
+    let gradient = Gradient::of(op);
+    let kernels = match &args.kernel[..] {
+        [] => harness::verify::ids(gradient),
+        ids if op == Op::BackwardWeights => crate::bench::ids(op, ids)?,
+        ids => named(ids)?.iter().map(|kernel| kernel.id()).collect(),
+    };
     progress::catch_interrupts();
     let bar = progress::bar(args.cases.saturating_mul(kernels.len() as u64));
     let (cases, count) = (args.cases, kernels.len());
-    let request = Request { cases, seed: args.seed, kernels };
+    let request = Request { cases, seed: args.seed, gradient, kernels };
     let summary = harness::verify::verify(&request, &|kernel| {
         bar.set_message(kernel.to_owned());
         bar.inc(1);

@@ -201,7 +201,7 @@ fn error_model(spec: &ConvSpec, math: Math, winograd: bool, weights: &[f32]) -> 
         }
     }
     match math {
-        Math::Fma => nchw::error_model(spec),
+        Math::Fma => nchw::error_model(spec, None),
         Math::Tf32 => ErrorModel::Sum { k: operands + 2.0 * (terms + 3.0) },
     }
 }

@@ -6,24 +6,63 @@ use std::time::{Duration, Instant};
 use kernels::ConvSpec;
 
 use super::ffi::{self, Failure, Library};
-use super::objects::{Array, Arrays, Choice, Descriptors, Device, Memory, Primitive, Reorder};
+use super::objects::{Array, Choice, Descriptors, Device, Memory, Operand, Primitive, Reorder};
 use crate::data::Tensors;
 use crate::machine;
+use crate::record::Gradient;
 
-/// A convolution that is ready to run: the primitive, its arrays in the layouts that the library chose, and
-/// what brings input and output from and to the layouts of the spec.
+/// A convolution, or a gradient of one, that is ready to run: the primitive, its arrays in the layouts that the
+/// library chose, and what brings those that are new for each run from the layouts of the spec, and results there.
 #[derive(Debug)]
 pub(super) struct Convolution<'a> {
     primitive: Primitive,
-    arrays: Arrays<'a>,
-    input: Memory<'a>,
-    load: Reorder,
-    store: Reorder,
-    /// Whether the library's layout of input and output is another than the spec's.
-    moves: [bool; 2],
+    operands: Vec<Operand<'a>>,
+    loads: Vec<Load<'a>>,
+    stores: Vec<Store>,
     user: Descriptors,
     // Last: what is made on a device goes before it.
     device: Device,
+}
+
+/// An operand that is new for each run.
+#[derive(Debug)]
+struct Load<'a> {
+    /// Its place among the operands.
+    operand: usize,
+    from: Memory<'a>,
+    reorder: Reorder,
+    /// Whether the library's layout is another than the spec's.
+    moves: bool,
+}
+
+/// A result.
+#[derive(Debug)]
+struct Store {
+    /// Its place among the operands.
+    operand: usize,
+    /// f32s of it; results lie one behind the other.
+    len: usize,
+    reorder: Reorder,
+    /// Whether the library's layout is another than the spec's.
+    moves: bool,
+}
+
+/// Arrays by what becomes of them: brought into the library's layout once, or for each run; results, with their
+/// lengths.
+type Roles = (&'static [Array], &'static [Array], Vec<(Array, usize)>);
+
+fn roles(spec: &ConvSpec, gradient: Option<Gradient>) -> Roles {
+    use Array::*;
+    match gradient {
+        None => (&[Weights, Bias], &[Input], vec![(Output, spec.output_len())]),
+        Some(Gradient::BackwardData) => {
+            (&[Weights], &[OutputGradient], vec![(InputGradient, spec.input_len())])
+        }
+        Some(Gradient::BackwardWeights) => {
+            let results = [(WeightsGradient, spec.weights_len()), (BiasGradient, spec.out_channels())];
+            (&[], &[Input, OutputGradient], results.to_vec())
+        }
+    }
 }
 
 /// What the library says about it.
@@ -34,7 +73,7 @@ pub(super) struct Description {
     /// Time to choose and compile it and to bring the weights into its layout.
     pub(super) plan: Duration,
     pub(super) scratch_bytes: Option<usize>,
-    pub(super) weights_bytes: usize,
+    pub(super) weights_bytes: Option<usize>,
 }
 
 impl<'a> Convolution<'a> {
@@ -43,84 +82,131 @@ impl<'a> Convolution<'a> {
         dnnl: &'static Library,
         spec: &ConvSpec,
         algorithm: c_int,
+        gradient: Option<Gradient>,
         tensors: &'a Tensors,
     ) -> Result<(Self, Description), Failure> {
         let device = Device::new(dnnl)?;
         let user = Descriptors::of_user(dnnl, spec)?;
         let start = Instant::now();
-        let choice = Choice::new(&device, spec, algorithm)?;
+        let choice = Choice::new(&device, spec, algorithm, gradient)?;
         let chosen = start.elapsed();
         let scratch_bytes = choice.scratch_bytes();
         if scratch_bytes.is_some_and(|bytes| bytes as u64 > machine::available_memory()) {
             return Err(Failure { function: "dnnl_primitive_create", status: ffi::OUT_OF_MEMORY });
         }
+        let given = |array: Array| -> Result<Memory<'a>, Failure> {
+            let data = match array {
+                Array::Input => &tensors.input,
+                Array::Weights => &tensors.weights,
+                Array::Bias => &tensors.bias,
+                _ => &tensors.previous,
+            };
+            Memory::of(&device, user.of(array), data)
+        };
+        let (once, each_run, results) = roles(spec, gradient);
         let start = Instant::now();
         let primitive = choice.primitive()?;
-        let layout = choice.layout(Array::Weights)?;
-        let weights_bytes = layout.bytes();
-        let weights = Memory::new(&device, layout)?;
-        let from = Memory::of(&device, &user.weights, &tensors.weights)?;
-        // SAFETY: both memories were just made with these layouts, the second is the library's own.
-        unsafe { Reorder::into_chosen(&device, &user.weights, layout)?.run(&device, &from, &weights) }?;
-        device.wait()?;
+        let mut operands = Vec::new();
+        let mut weights_bytes = None;
+        for &array in once {
+            let layout = choice.layout(array)?;
+            if array == Array::Weights {
+                weights_bytes = Some(layout.bytes());
+            }
+            let memory = Memory::new(&device, layout)?;
+            let from = given(array)?;
+            // SAFETY: both memories were just made with these layouts, the second is the library's own.
+            unsafe { Reorder::into_chosen(&device, user.of(array), layout)?.run(&device, &from, &memory) }?;
+            device.wait()?;
+            operands.push(Operand { array, memory });
+        }
         let plan = chosen + start.elapsed();
-        drop(from);
-        let (into, out_of) = (choice.layout(Array::Input)?, choice.layout(Array::Output)?);
-        let moves = [!into.is(&user.input), !out_of.is(&user.output)];
-        let arrays = Arrays {
-            input: Memory::new(&device, into)?,
-            weights,
-            bias: Memory::of(&device, &user.bias, &tensors.bias)?,
-            output: Memory::new(&device, out_of)?,
-        };
-        let load = Reorder::into_chosen(&device, &user.input, into)?;
-        let store = Reorder::from_chosen(&device, out_of, &user.output)?;
+        let mut loads = Vec::new();
+        for &array in each_run {
+            let layout = choice.layout(array)?;
+            loads.push(Load {
+                operand: operands.len(),
+                from: given(array)?,
+                reorder: Reorder::into_chosen(&device, user.of(array), layout)?,
+                moves: !layout.is(user.of(array)),
+            });
+            operands.push(Operand { array, memory: Memory::new(&device, layout)? });
+        }
+        let mut stores = Vec::new();
+        for (array, len) in results {
+            let layout = choice.layout(array)?;
+            stores.push(Store {
+                operand: operands.len(),
+                len,
+                reorder: Reorder::from_chosen(&device, layout, user.of(array))?,
+                moves: !layout.is(user.of(array)),
+            });
+            operands.push(Operand { array, memory: Memory::new(&device, layout)? });
+        }
         let implementation = choice.implementation()?;
-        let input = Memory::of(&device, &user.input, &tensors.input)?;
-        let convolution = Convolution { primitive, arrays, input, load, store, moves, user, device };
-        convolution.load()?;
+        let convolution = Convolution { primitive, operands, loads, stores, user, device };
+        convolution.load(|_| true)?;
         Ok((convolution, Description { implementation, plan, scratch_bytes, weights_bytes }))
     }
 
     /// Runs so many times; how long that took.
     pub(super) fn run(&self, repeats: u64) -> Result<Duration, Failure> {
         let start = Instant::now();
-        // SAFETY: `new` has made the primitive from a convolution's description and the arrays with the
-        // layouts that the description asks for; the output is the library's own.
-        unsafe { self.primitive.convolve(&self.device, &self.arrays, repeats) }?;
+        // SAFETY: `new` has made the primitive from a description and the operands that belong to it with the
+        // layouts that the description asks for; results are the library's own.
+        unsafe { self.primitive.convolve(&self.device, &self.operands, repeats) }?;
         Ok(start.elapsed())
     }
 
-    fn load(&self) -> Result<(), Failure> {
-        // SAFETY: `new` has made the memories with the reorder's layouts; the second is the library's own.
-        unsafe { self.load.run(&self.device, &self.input, &self.arrays.input) }?;
+    fn load(&self, wanted: impl Fn(&Load<'_>) -> bool) -> Result<(), Failure> {
+        for load in self.loads.iter().filter(|load| wanted(load)) {
+            let to = &self.operands[load.operand].memory;
+            // SAFETY: `new` has made the memories with the reorder's layouts; the second is the library's own.
+            unsafe { load.reorder.run(&self.device, &load.from, to) }?;
+        }
         self.device.wait()
     }
 
-    /// Brings the output into the layout of the spec; how long that took.
+    /// Brings the results into the layouts of the spec, one behind the other; how long that took.
     pub(super) fn store(&self, output: &mut [f32]) -> Result<Duration, Failure> {
-        let to = Memory::of_mut(&self.device, &self.user.output, output)?;
-        let start = Instant::now();
-        // SAFETY: `new` has made the first memory and the reorder with the same layout; the second may be
-        // written to.
-        unsafe { self.store.run(&self.device, &self.arrays.output, &to) }?;
-        self.device.wait()?;
-        Ok(start.elapsed())
+        self.store_some(output, |_| true)
     }
 
-    /// Brings input and output from and to the layouts of the spec, where the library has others; how long
-    /// that took.
-    pub(super) fn reorder(&self, output: &mut [f32]) -> Result<Option<Duration>, Failure> {
-        let [input_moves, output_moves] = self.moves;
-        let mut time = None;
-        if input_moves {
+    fn store_some(
+        &self,
+        mut output: &mut [f32],
+        wanted: impl Fn(&Store) -> bool,
+    ) -> Result<Duration, Failure> {
+        let mut time = Duration::ZERO;
+        for store in &self.stores {
+            let Some((to, rest)) = output.split_at_mut_checked(store.len) else {
+                return Err(Failure { function: "dnnl_memory_create", status: ffi::RUNTIME_ERROR });
+            };
+            output = rest;
+            if !wanted(store) {
+                continue;
+            }
+            let Operand { array, memory } = &self.operands[store.operand];
+            let to = Memory::of_mut(&self.device, self.user.of(*array), to)?;
             let start = Instant::now();
-            self.load()?;
-            time = Some(start.elapsed());
-        }
-        if output_moves {
-            time = Some(time.unwrap_or_default() + self.store(output)?);
+            // SAFETY: `new` has made the first memory and the reorder with the same layout; the second may be
+            // written to.
+            unsafe { store.reorder.run(&self.device, memory, &to) }?;
+            self.device.wait()?;
+            time += start.elapsed();
         }
         Ok(time)
+    }
+
+    /// Brings operands and results from and to the layouts of the spec, where the library has others; how long
+    /// that took.
+    pub(super) fn reorder(&self, output: &mut [f32]) -> Result<Option<Duration>, Failure> {
+        let loads = self.loads.iter().any(|load| load.moves);
+        let stores = self.stores.iter().any(|store| store.moves);
+        let start = Instant::now();
+        self.load(|load| load.moves)?;
+        let loaded = if loads { start.elapsed() } else { Duration::ZERO };
+        let stored = self.store_some(output, |store| store.moves)?;
+        Ok((loads || stores).then_some(loaded + stored))
     }
 }

@@ -33,6 +33,7 @@ pub(super) const STREAM_IN_ORDER: c_uint = 1;
 pub(super) const F32: c_int = 3;
 /// The layout is the library's choice.
 pub(super) const TAG_ANY: c_int = 1;
+pub(super) const FORWARD_TRAINING: c_int = 64;
 pub(super) const FORWARD_INFERENCE: c_int = 96;
 pub(super) const CONVOLUTION_DIRECT: c_int = 1;
 pub(super) const CONVOLUTION_WINOGRAD: c_int = 2;
@@ -40,13 +41,20 @@ pub(super) const CONVOLUTION_WINOGRAD: c_int = 2;
 pub(super) const QUERY_MEMORY_CONSUMPTION: c_int = 6;
 pub(super) const QUERY_IMPLEMENTATION: c_int = 8;
 pub(super) const QUERY_SOURCE: c_int = 129;
+pub(super) const QUERY_SOURCE_GRADIENT: c_int = 130;
 pub(super) const QUERY_WEIGHTS: c_int = 131;
+pub(super) const QUERY_WEIGHTS_GRADIENT: c_int = 132;
 pub(super) const QUERY_DESTINATION: c_int = 133;
+pub(super) const QUERY_DESTINATION_GRADIENT: c_int = 134;
 
 pub(super) const ARG_SOURCE: c_int = 1;
 pub(super) const ARG_DESTINATION: c_int = 17;
 pub(super) const ARG_WEIGHTS: c_int = 33;
 pub(super) const ARG_BIAS: c_int = 41;
+pub(super) const ARG_SOURCE_GRADIENT: c_int = 129;
+pub(super) const ARG_DESTINATION_GRADIENT: c_int = 145;
+pub(super) const ARG_WEIGHTS_GRADIENT: c_int = 161;
+pub(super) const ARG_BIAS_GRADIENT: c_int = 169;
 
 /// Asks `dnnl_memory_create` to allocate.
 pub(super) const ALLOCATE: *mut c_void = usize::MAX as *mut c_void;
@@ -95,6 +103,32 @@ type InitConvolution = unsafe extern "C" fn(
     *const i64,
     *const i64,
 ) -> Status;
+/// Operation, algorithm; descriptors of the gradient by the source, weights, gradient by the destination; strides,
+/// dilation, padding before and after.
+type InitByData = unsafe extern "C" fn(
+    Object,
+    c_int,
+    ConstDescriptor,
+    ConstDescriptor,
+    ConstDescriptor,
+    *const i64,
+    *const i64,
+    *const i64,
+    *const i64,
+) -> Status;
+/// Operation, algorithm; descriptors of source, gradients by weights, bias and destination; the rest as above.
+type InitByWeights = unsafe extern "C" fn(
+    Object,
+    c_int,
+    ConstDescriptor,
+    ConstDescriptor,
+    ConstDescriptor,
+    ConstDescriptor,
+    *const i64,
+    *const i64,
+    *const i64,
+    *const i64,
+) -> Status;
 /// Result, operation, attributes, engine, hint.
 type CreatePrimitiveDesc =
     unsafe extern "C" fn(*mut Object, *const c_void, *const c_void, Object, *const c_void) -> Status;
@@ -112,6 +146,37 @@ type CreateConvolution = unsafe extern "C" fn(
     *const i64,
     *const i64,
     *const i64,
+    *const c_void,
+) -> Status;
+/// Result, engine; as [`InitByData`] from the algorithm on; hint, attributes.
+type CreateByData = unsafe extern "C" fn(
+    *mut Object,
+    Object,
+    c_int,
+    ConstDescriptor,
+    ConstDescriptor,
+    ConstDescriptor,
+    *const i64,
+    *const i64,
+    *const i64,
+    *const i64,
+    Object,
+    *const c_void,
+) -> Status;
+/// Result, engine; as [`InitByWeights`] from the algorithm on; hint, attributes.
+type CreateByWeights = unsafe extern "C" fn(
+    *mut Object,
+    Object,
+    c_int,
+    ConstDescriptor,
+    ConstDescriptor,
+    ConstDescriptor,
+    ConstDescriptor,
+    *const i64,
+    *const i64,
+    *const i64,
+    *const i64,
+    Object,
     *const c_void,
 ) -> Status;
 /// Result, source and its engine, destination and its engine, attributes.
@@ -132,6 +197,8 @@ pub(super) enum Generation {
         init_by_strides: InitByStrides,
         init_by_tag: InitByTag,
         init_convolution: InitConvolution,
+        init_by_data: InitByData,
+        init_by_weights: InitByWeights,
         create_primitive_desc: CreatePrimitiveDesc,
     },
     /// Objects of the library's.
@@ -140,6 +207,8 @@ pub(super) enum Generation {
         create_with_tag: CreateWithTag,
         destroy_descriptor: Destroy,
         create_convolution: CreateConvolution,
+        create_by_data: CreateByData,
+        create_by_weights: CreateByWeights,
     },
 }
 
@@ -255,6 +324,8 @@ impl Library {
                 init_by_strides: function!("dnnl_memory_desc_init_by_strides"),
                 init_by_tag: function!("dnnl_memory_desc_init_by_tag"),
                 init_convolution: function!("dnnl_dilated_convolution_forward_desc_init"),
+                init_by_data: function!("dnnl_dilated_convolution_backward_data_desc_init"),
+                init_by_weights: function!("dnnl_dilated_convolution_backward_weights_desc_init"),
                 create_primitive_desc: function!("dnnl_primitive_desc_create"),
             },
             3 => Generation::Three {
@@ -262,6 +333,8 @@ impl Library {
                 create_with_tag: function!("dnnl_memory_desc_create_with_tag"),
                 destroy_descriptor: function!("dnnl_memory_desc_destroy"),
                 create_convolution: function!("dnnl_convolution_forward_primitive_desc_create"),
+                create_by_data: function!("dnnl_convolution_backward_data_primitive_desc_create"),
+                create_by_weights: function!("dnnl_convolution_backward_weights_primitive_desc_create"),
             },
             _ => return Err(format!("is oneDNN {major}.{minor}.{patch}, but must be 2 or 3")),
         };

@@ -4,6 +4,9 @@
 //! convolution, weights are brought into theirs once, and a run goes from input to output in the library's
 //! layouts. `reorder` says what bringing both from and to the spec's layout costs.
 //!
+//! Gradients are used alike: what is new for each run lies in the library's layouts when a run begins, results stay
+//! there.
+//!
 //! The library keeps no primitives that were made before (as its cache would), so that preparing a
 //! convolution again takes as long as the first time.
 
@@ -20,10 +23,10 @@ use kernels::{ConvSpec, ErrorModel, PlanOptions};
 
 use self::convolution::{Convolution, Description};
 use self::ffi::{Failure, Library};
-use crate::engine::{Engine, Facts, Io, Prepared, Refusal};
+use crate::engine::{Engine, Facts, Io, Prepared, Refusal, result};
 use crate::peers::nchw;
 use crate::pinning::Pool;
-use crate::record::Status;
+use crate::record::{Gradient, Status};
 
 /// The name that it is asked for by, and the prefix of its ids.
 pub(super) const NAME: &str = "onednn";
@@ -41,7 +44,7 @@ const FILES: &[&str] = if cfg!(target_os = "macos") {
 ///
 /// # Errors
 /// A given file that is of no use.
-pub(super) fn find(paths: &[PathBuf]) -> Result<Vec<Box<dyn Engine>>, String> {
+pub(super) fn find(paths: &[PathBuf], gradient: Option<Gradient>) -> Result<Vec<Box<dyn Engine>>, String> {
     let libraries = if paths.is_empty() {
         vec![of_system()]
     } else {
@@ -54,9 +57,13 @@ pub(super) fn find(paths: &[PathBuf]) -> Result<Vec<Box<dyn Engine>>, String> {
             Ok(dnnl) if paths.len() > 1 => unlike(&names, format!("{NAME}-{}", dnnl.version)),
             _ => NAME.to_owned(),
         };
-        for algorithm in [Algorithm::Direct, Algorithm::Winograd] {
+        let algorithms = match gradient {
+            None => &[Algorithm::Direct, Algorithm::Winograd][..],
+            Some(_) => &[Algorithm::Direct],
+        };
+        for &algorithm in algorithms {
             let id = format!("{name}{}", algorithm.suffix());
-            engines.push(Box::new(OneDnn { id, dnnl: dnnl.clone(), algorithm }));
+            engines.push(Box::new(OneDnn { id, dnnl: dnnl.clone(), algorithm, gradient }));
         }
         names.push(name);
     }
@@ -120,6 +127,7 @@ struct OneDnn {
     /// Or why there is none.
     dnnl: Result<&'static Library, String>,
     algorithm: Algorithm,
+    gradient: Option<Gradient>,
 }
 
 impl Engine for OneDnn {
@@ -129,6 +137,10 @@ impl Engine for OneDnn {
 
     fn id(&self) -> &str {
         &self.id
+    }
+
+    fn gradient(&self) -> Option<Gradient> {
+        self.gradient
     }
 
     fn version(&self) -> Option<String> {
@@ -149,7 +161,8 @@ impl Engine for OneDnn {
                 version.runtime()
             )));
         }
-        let made = drive(dnnl, pool, || Convolution::new(dnnl, spec, self.algorithm.kind(), io.tensors));
+        let (algorithm, gradient) = (self.algorithm.kind(), self.gradient);
+        let made = drive(dnnl, pool, || Convolution::new(dnnl, spec, algorithm, gradient, io.tensors));
         let (convolution, description) = made.map_err(|failure| self.refusal(dnnl, failure))?;
         let Description { implementation, plan, scratch_bytes, weights_bytes } = description;
         // From here on it goes on the driver, whatever happens.
@@ -157,14 +170,14 @@ impl Engine for OneDnn {
             dnnl,
             convolution: Some(convolution),
             pool,
-            output_len: spec.output_len(),
+            output_len: result(spec, gradient).len(),
             facts: Facts {
                 implementation,
                 plan,
                 workspace_bytes: scratch_bytes,
-                packed_bytes: Some(weights_bytes),
+                packed_bytes: weights_bytes,
                 own_flops: None,
-                error_model: nchw::error_model(spec),
+                error_model: nchw::error_model(spec, gradient),
                 stores: None,
                 launches: None,
             },

@@ -10,6 +10,7 @@ use super::ffi::{
     self, Argument, ConstDescriptor, Destroy, Dims, Failure, Generation, Library, Object, check,
 };
 use crate::peers::nchw::{input_shape, output_shape};
+use crate::record::Gradient;
 
 /// An object of the library that is destroyed with this.
 #[derive(Debug)]
@@ -138,6 +139,16 @@ pub(super) struct Descriptors {
 }
 
 impl Descriptors {
+    /// That of an array: gradients are as what they are by.
+    pub(super) fn of(&self, array: Array) -> &Descriptor {
+        match array {
+            Array::Input | Array::InputGradient => &self.input,
+            Array::Weights | Array::WeightsGradient => &self.weights,
+            Array::Bias | Array::BiasGradient => &self.bias,
+            Array::Output | Array::OutputGradient => &self.output,
+        }
+    }
+
     /// As the spec has them.
     pub(super) fn of_user(dnnl: &Library, spec: &ConvSpec) -> Result<Self, Failure> {
         let image = |dims: [usize; 4]| {
@@ -197,12 +208,47 @@ pub(super) struct Choice {
     description: Owned,
 }
 
-/// An array of the convolution that [`Choice::layout`] is asked for.
-#[derive(Clone, Copy, Debug)]
+/// An array of a convolution or of a gradient of one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Array {
-    Input = ffi::QUERY_SOURCE as isize,
-    Weights = ffi::QUERY_WEIGHTS as isize,
-    Output = ffi::QUERY_DESTINATION as isize,
+    Input,
+    Weights,
+    Bias,
+    Output,
+    InputGradient,
+    WeightsGradient,
+    BiasGradient,
+    OutputGradient,
+}
+
+impl Array {
+    /// The index that it is handed over by.
+    fn argument(self) -> c_int {
+        match self {
+            Array::Input => ffi::ARG_SOURCE,
+            Array::Weights => ffi::ARG_WEIGHTS,
+            Array::Bias => ffi::ARG_BIAS,
+            Array::Output => ffi::ARG_DESTINATION,
+            Array::InputGradient => ffi::ARG_SOURCE_GRADIENT,
+            Array::WeightsGradient => ffi::ARG_WEIGHTS_GRADIENT,
+            Array::BiasGradient => ffi::ARG_BIAS_GRADIENT,
+            Array::OutputGradient => ffi::ARG_DESTINATION_GRADIENT,
+        }
+    }
+
+    /// The query for its layout and the index of that; those of biases are plain, and stand behind the weights'.
+    fn query(self) -> (c_int, c_int) {
+        match self {
+            Array::Input => (ffi::QUERY_SOURCE, 0),
+            Array::Weights => (ffi::QUERY_WEIGHTS, 0),
+            Array::Bias => (ffi::QUERY_WEIGHTS, 1),
+            Array::Output => (ffi::QUERY_DESTINATION, 0),
+            Array::InputGradient => (ffi::QUERY_SOURCE_GRADIENT, 0),
+            Array::WeightsGradient => (ffi::QUERY_WEIGHTS_GRADIENT, 0),
+            Array::BiasGradient => (ffi::QUERY_WEIGHTS_GRADIENT, 1),
+            Array::OutputGradient => (ffi::QUERY_DESTINATION_GRADIENT, 0),
+        }
+    }
 }
 
 /// A layout that the library has chosen.
@@ -226,20 +272,27 @@ impl Chosen<'_> {
 }
 
 impl Choice {
-    /// For inference, with layouts of its own choice, by this `dnnl_alg_kind_t`.
-    pub(super) fn new(device: &Device, spec: &ConvSpec, algorithm: c_int) -> Result<Self, Failure> {
+    /// For inference, with layouts of its own choice, by this `dnnl_alg_kind_t`; or for a gradient.
+    pub(super) fn new(
+        device: &Device,
+        spec: &ConvSpec,
+        algorithm: c_int,
+        gradient: Option<Gradient>,
+    ) -> Result<Self, Failure> {
+        match gradient {
+            None => Choice::forward(device, spec, algorithm, ffi::FORWARD_INFERENCE),
+            Some(of) => Choice::backward(device, spec, algorithm, of),
+        }
+    }
+
+    fn forward(device: &Device, spec: &ConvSpec, algorithm: c_int, kind: c_int) -> Result<Self, Failure> {
         let dnnl = device.dnnl;
         let any = Descriptors::of_any(dnnl, spec)?;
         let (input, weights) = (any.input.as_ptr(), any.weights.as_ptr());
         let (bias, output) = (any.bias.as_ptr(), any.output.as_ptr());
-        let Padding { top, left, bottom, right } = spec.padding();
-        let strides = dims(&spec.stride());
-        // oneDNN counts dilation from 0.
-        let dilation = dims(&spec.dilation().map(|n| n - 1));
-        let (before, after) = (dims(&[top, left]), dims(&[bottom, right]));
-        let (strides, dilation) = (strides.as_ptr(), dilation.as_ptr());
-        let (before, after) = (before.as_ptr(), after.as_ptr());
-        let (kind, engine) = (ffi::FORWARD_INFERENCE, device.engine.object);
+        let window = Window::new(spec);
+        let [strides, dilation, before, after] = window.as_ptrs();
+        let engine = device.engine.object;
         let destroy = dnnl.destroy_primitive_desc;
         let description = match dnnl.generation {
             Generation::Two { init_convolution, create_primitive_desc, .. } => {
@@ -285,11 +338,89 @@ impl Choice {
         Ok(Choice { dnnl, description })
     }
 
+    /// The gradient of a convolution whose description is the library's hint, as it asks for.
+    fn backward(device: &Device, spec: &ConvSpec, algorithm: c_int, of: Gradient) -> Result<Self, Failure> {
+        let dnnl = device.dnnl;
+        let hint = Choice::forward(device, spec, algorithm, ffi::FORWARD_TRAINING)?;
+        let hint = hint.description.object;
+        let any = Descriptors::of_any(dnnl, spec)?;
+        let (input, weights) = (any.input.as_ptr(), any.weights.as_ptr());
+        let (bias, output) = (any.bias.as_ptr(), any.output.as_ptr());
+        let window = Window::new(spec);
+        let [strides, dilation, before, after] = window.as_ptrs();
+        let engine = device.engine.object;
+        let destroy = dnnl.destroy_primitive_desc;
+        let description = match dnnl.generation {
+            Generation::Two { init_by_data, init_by_weights, create_primitive_desc, .. } => {
+                let mut room: Box<ffi::OperationRoom> = Box::new([0; _]);
+                let operation: Object = (&raw mut *room).cast();
+                // SAFETY: the struct fits the room (see there); descriptors are alive; the others hold a
+                // number for each of the two axes.
+                let status = unsafe {
+                    match of {
+                        Gradient::BackwardData => init_by_data(
+                            operation, algorithm, input, weights, output, strides, dilation, before, after,
+                        ),
+                        Gradient::BackwardWeights => init_by_weights(
+                            operation, algorithm, input, weights, bias, output, strides, dilation, before,
+                            after,
+                        ),
+                    }
+                };
+                check("dnnl_dilated_convolution_backward_desc_init", status)?;
+                // SAFETY: the operation was just filled, engine and hint are alive; attributes may be null;
+                // the result goes where the function may write it.
+                let create =
+                    |object| unsafe { create_primitive_desc(object, operation, null(), engine, hint) };
+                Owned::new("dnnl_primitive_desc_create", destroy, create)?
+            }
+            Generation::Three { create_by_data, create_by_weights, .. } => {
+                // SAFETY: as above.
+                let create = |object| unsafe {
+                    match of {
+                        Gradient::BackwardData => create_by_data(
+                            object,
+                            engine,
+                            algorithm,
+                            input,
+                            weights,
+                            output,
+                            strides,
+                            dilation,
+                            before,
+                            after,
+                            hint,
+                            null(),
+                        ),
+                        Gradient::BackwardWeights => create_by_weights(
+                            object,
+                            engine,
+                            algorithm,
+                            input,
+                            weights,
+                            bias,
+                            output,
+                            strides,
+                            dilation,
+                            before,
+                            after,
+                            hint,
+                            null(),
+                        ),
+                    }
+                };
+                Owned::new("dnnl_convolution_backward_primitive_desc_create", destroy, create)?
+            }
+        };
+        Ok(Choice { dnnl, description })
+    }
+
     /// The layout that it wants an array in.
     pub(super) fn layout(&self, array: Array) -> Result<Chosen<'_>, Failure> {
         let function = "dnnl_primitive_desc_query_md";
-        // SAFETY: the description is alive, and a convolution has such an array.
-        let descriptor = unsafe { (self.dnnl.query_descriptor)(self.description.object, array as c_int, 0) };
+        let (what, index) = array.query();
+        // SAFETY: the description is alive; of an array that it has not, the answer is null.
+        let descriptor = unsafe { (self.dnnl.query_descriptor)(self.description.object, what, index) };
         if descriptor.is_null() {
             return Err(Failure { function, status: ffi::RUNTIME_ERROR });
         }
@@ -439,37 +570,50 @@ impl Reorder {
     }
 }
 
-/// A convolution with its arrays, in the library's layouts.
+/// An array of a convolution, in the library's layout.
 #[derive(Debug)]
-pub(super) struct Arrays<'a> {
-    pub(super) input: Memory<'a>,
-    pub(super) weights: Memory<'a>,
-    pub(super) bias: Memory<'a>,
-    pub(super) output: Memory<'a>,
+pub(super) struct Operand<'a> {
+    pub(super) array: Array,
+    pub(super) memory: Memory<'a>,
 }
 
 impl Primitive {
-    /// Computes the output, so many times.
+    /// Computes the convolution or gradient, so many times.
     ///
     /// # Safety
-    /// This is a convolution, the arrays are in the layouts that it was made for, and the output is not
-    /// [`Memory::of`] something.
+    /// This is what takes these arrays and no others, they are in the layouts that it was made for, and the results
+    /// are not [`Memory::of`] something.
     pub(super) unsafe fn convolve(
         &self,
         device: &Device,
-        arrays: &Arrays<'_>,
+        operands: &[Operand<'_>],
         repeats: u64,
     ) -> Result<(), Failure> {
-        let arguments = [
-            Argument { index: ffi::ARG_SOURCE, memory: arrays.input.memory.object },
-            Argument { index: ffi::ARG_WEIGHTS, memory: arrays.weights.memory.object },
-            Argument { index: ffi::ARG_BIAS, memory: arrays.bias.memory.object },
-            Argument { index: ffi::ARG_DESTINATION, memory: arrays.output.memory.object },
-        ];
+        let argument = |operand: &Operand<'_>| Argument {
+            index: operand.array.argument(),
+            memory: operand.memory.memory.object,
+        };
+        let arguments: Vec<Argument> = operands.iter().map(argument).collect();
         for _ in 0..repeats {
-            // SAFETY: a convolution takes these; the rest is the caller's word.
+            // SAFETY: by the caller's promise.
             unsafe { self.execute(device, &arguments) }?;
         }
         device.wait()
+    }
+}
+
+/// Strides, dilation and padding as the library counts them.
+struct Window([Dims; 4]);
+
+impl Window {
+    fn new(spec: &ConvSpec) -> Self {
+        let Padding { top, left, bottom, right } = spec.padding();
+        // oneDNN counts dilation from 0.
+        let dilation = spec.dilation().map(|n| n - 1);
+        Window([dims(&spec.stride()), dims(&dilation), dims(&[top, left]), dims(&[bottom, right])])
+    }
+
+    fn as_ptrs(&self) -> [*const i64; 4] {
+        self.0.each_ref().map(|dims| dims.as_ptr())
     }
 }

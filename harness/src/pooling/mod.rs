@@ -1,6 +1,8 @@
 //! Pooling held to its definition: a reference in float64 with shape arithmetic of its own, random cases, and what
 //! is checked of each.
 
+pub mod bench;
+
 use kernels::pool::{PoolPlan, PoolSpec, Pooling};
 use kernels::{Isa, Layout, Padding};
 use proptest::prelude::*;

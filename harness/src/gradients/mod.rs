@@ -1,14 +1,22 @@
 //! The backward pass held to its definition: references in float64 with shape arithmetic of their own, and what is
 //! checked of a case.
 
+mod engine;
+mod verdict;
+
+pub use engine::Ours;
+pub use verdict::verdict;
+
 use kernels::backward::{DataPlan, WeightsPlan};
 use kernels::{ConvError, ConvSpec, ErrorModel, Layout, PlanOptions, Workspace};
 use proptest::prelude::*;
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
-use crate::check::{UNIT_ROUNDOFF, bound_factor};
+use crate::check::{Exactness, Sampling, UNIT_ROUNDOFF, bound_factor};
+use crate::data;
 use crate::guard::Guarded;
+use crate::record::Gradient;
 use crate::strategy;
 use crate::verify::same_bits;
 
@@ -185,27 +193,46 @@ fn compare(name: &str, got: &[f32], want: &[Sum], k: f64, integers: bool) -> Res
     Ok(())
 }
 
+/// Compares within the bounds that phases promise.
+fn judge(
+    of: Gradient,
+    case: &Case,
+    models: &[ErrorModel],
+    tensors: &Tensors,
+    gradient: &[f32],
+) -> Result<(), String> {
+    let buffers = data::Tensors {
+        input: tensors.input[..].into(),
+        weights: tensors.weights[..].into(),
+        bias: tensors.previous_bias[..].into(),
+        previous: tensors.grad_output[..].into(),
+    };
+    let exactness = if case.integers { Exactness::Integers } else { Exactness::Bound };
+    let verdict = verdict(of, &case.spec, models, &buffers, gradient, Sampling::All, exactness);
+    verdict.mismatch.map_or(Ok(()), |mismatch| Err(mismatch.to_string()))
+}
+
 /// Whether an error is that a method does not cover a convolution.
 fn is_refusal(error: &ConvError) -> bool {
     matches!(error, ConvError::Unsupported(_))
 }
 
-/// Checks the gradient by data of a kernel that sums products: values, canaries, dirty memory, a second run, one
-/// thread. Whether the kernel covers the case.
+/// Checks the gradient by data: values, canaries, dirty memory, a second run, one thread. Whether the kernel covers
+/// the case.
 ///
 /// # Errors
 /// What is wrong.
 pub fn run_data(id: &str, case: &Case) -> Result<bool, String> {
     let tensors = tensors(case);
     let options = PlanOptions { threads: case.threads, ..Default::default() };
-    // Kernels of other error models are compared as forward convolutions are.
     let plan = match DataPlan::new(id, &case.spec, &tensors.weights, &options) {
         Err(error) if is_refusal(&error) => return Ok(false),
         other => other.map_err(|error| error.to_string())?,
     };
-    if plan.error_models().any(|model| !matches!(model, ErrorModel::Sum { .. })) {
-        return Ok(false);
-    }
+    let models: Vec<ErrorModel> = plan.error_models().collect();
+    let sums = models.iter().all(|model| matches!(model, ErrorModel::Sum { .. }));
+    // The bound of others is not known for a bias.
+    let with_bias = case.with_bias && sums;
     let k = plan.error_models().map(bound_factor).fold(1.0, f64::max);
     let single = PlanOptions { threads: 1, ..options };
     let single = DataPlan::new(id, &case.spec, &tensors.weights, &single).map_err(|e| e.to_string())?;
@@ -215,12 +242,17 @@ pub fn run_data(id: &str, case: &Case) -> Result<bool, String> {
         let mut to = Guarded::dirty(case.spec.input_len(), case.offset);
         let mut workspace = Guarded::dirty(plan.workspace_len(), case.offset);
         let mut borrowed = Workspace::from_slice(workspace.slice_mut());
-        plan.run(grads.slice(), case.with_bias.then_some(bias.slice()), to.slice_mut(), &mut borrowed)
+        plan.run(grads.slice(), with_bias.then_some(bias.slice()), to.slice_mut(), &mut borrowed)
             .map_err(|error| error.to_string())?;
         if to.is_intact() && workspace.is_intact() { Ok(to) } else { Err("writes outside".to_owned()) }
     };
     let first = once(&plan)?;
-    compare("grad_input", first.slice(), &by_data(case, &tensors), k, case.integers)?;
+    if sums {
+        compare("grad_input", first.slice(), &by_data(case, &tensors), k, case.integers)?;
+    }
+    if !with_bias {
+        judge(Gradient::BackwardData, case, &models, &tensors, first.slice())?;
+    }
     for (what, plan) in [("a second run", &plan), ("one thread", &single)] {
         if !same_bits(first.slice(), once(plan)?.slice()) {
             return Err(format!("{what} gives other bits"));
@@ -260,6 +292,10 @@ pub fn run_weights(id: &str, case: &Case) -> Result<(), String> {
     compare("grad_weights", weights.slice(), &want_weights, k, case.integers)?;
     if case.with_bias {
         compare("grad_bias", bias.slice(), &want_bias, k, case.integers)?;
+        if !case.accumulate {
+            let both = [weights.slice(), bias.slice()].concat();
+            judge(Gradient::BackwardWeights, case, &[plans[0].error_model()], &tensors, &both)?;
+        }
     }
     for (what, plan) in [("a second run", &plans[0]), ("one thread", &plans[1])] {
         let (other_weights, other_bias) = once(plan)?;
