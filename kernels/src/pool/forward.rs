@@ -50,10 +50,10 @@ impl Reduction for Sum {
 }
 
 /// Columns of the buffer in which the rows of windows are reduced.
-const BUFFER: usize = 1024;
+pub(super) const BUFFER: usize = 1024;
 
 /// What vectors may read beyond the last column that counts: two of the longest, in pairs of taps.
-const SLACK: usize = 48;
+pub(super) const SLACK: usize = 48;
 
 /// Computes rows of outputs, counted through all planes (NCHW) or images (NHWC). They belong to the caller alone.
 pub(super) fn rows<S: Simd>(
@@ -249,7 +249,7 @@ fn columns<S: Simd, R: Reduction>(
     buffer: &mut [f32; BUFFER + SLACK],
 ) {
     let axis = plan.spec.axis(1);
-    let extent = (axis.kernel - 1) * axis.dilation + 1;
+    let extent = axis.extent();
     if extent > BUFFER {
         // One window at a time, as many of its taps as the buffer holds.
         let most = (BUFFER - 1) / axis.dilation + 1;

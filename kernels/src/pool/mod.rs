@@ -23,7 +23,8 @@
 //! threads share. In NHWC vectors are of channels and each window is walked. In NCHW the rows of a window are
 //! reduced first, column by column, into a buffer of the level-1 cache, so that any window costs a vector for each
 //! of its rows; the columns of the buffer then give the row of outputs, by loads side by side for stride 1 and by
-//! unzipping for stride 2. Backwards vectors are of windows in the same way, but for those that padding cuts.
+//! unzipping for stride 2. Backwards, maxima are looked for in vectors of windows, but for those that padding cuts;
+//! shares of averages add up in such a buffer, column by column, which goes to every row of the windows.
 
 mod backward;
 mod forward;

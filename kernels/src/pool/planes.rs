@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use super::forward::{Largest, Reduction};
+use super::forward::{BUFFER, Largest, Reduction, SLACK};
 use super::{PoolPlan, Pooling, divisor};
 use crate::simd::{Simd, SimdOp};
 
@@ -20,10 +20,20 @@ impl<S: Simd> SimdOp<S> for Plane<'_> {
     fn eval(mut self, simd: S) {
         let spec = &self.plan.spec;
         self.grad_input.fill(0.0);
+        let is_max = self.plan.pooling == Pooling::Max;
+        if !is_max && spec.axis(1).extent() <= BUFFER {
+            let mut buffers = [[0.0; BUFFER + SLACK]; 2];
+            for y in 0..spec.out_height() {
+                self.spread(simd, y, &mut buffers);
+            }
+            return;
+        }
         let inner = match spec.stride()[1] {
-            1 | 2 => spec.axis(1).inner(spec.out_width()),
+            1 | 2 if is_max => spec.axis(1).inner(spec.out_width()),
             _ => 0..0,
         };
+        // A vector of a few windows takes longer than they do one by one.
+        let inner = if inner.len() < S::LANES / 4 { 0..0 } else { inner };
         for y in 0..spec.out_height() {
             let rows = spec.axis(0).taps(y);
             if rows.is_empty() {
@@ -76,7 +86,8 @@ impl Plane<'_> {
                 self.grad_input[place] += grad;
             }
             Pooling::Average { .. } => {
-                let share = grad / self.divisor(y, x);
+                let counted = vertical.counted(y, self.plan.pooling.counts_padding());
+                let share = grad / divisor(counted, self.plan.columns[x]);
                 for r in 0..rows.len() {
                     let pixels = &mut self.grad_input[row(r)..][..reach];
                     match horizontal.dilation {
@@ -88,14 +99,57 @@ impl Plane<'_> {
         }
     }
 
-    /// What the average of a window is divided by.
+    /// Shares a row of gradients among the columns of their windows, in a buffer, and adds it to all of their rows.
     #[inline(always)]
-    fn divisor(&self, y: usize, x: usize) -> f32 {
-        let counted = self.plan.spec.axis(0).counted(y, self.plan.pooling.counts_padding());
-        divisor(counted, self.plan.columns[x])
+    fn spread<S: Simd>(&mut self, simd: S, y: usize, [shares, columns]: &mut [[f32; BUFFER + SLACK]; 2]) {
+        let spec = &self.plan.spec;
+        let (vertical, axis, width) = (spec.axis(0), spec.axis(1), spec.in_width());
+        let rows = vertical.taps(y);
+        if rows.is_empty() {
+            return;
+        }
+        let counted = vertical.counted(y, self.plan.pooling.counts_padding());
+        let grads = &self.grad_output[y * spec.out_width()..][..spec.out_width()];
+        // As many windows as the buffer holds.
+        let most = (BUFFER - axis.extent()) / axis.stride + 1;
+        for (block, grads) in grads.chunks(most).enumerate() {
+            let first = block * most;
+            let counts = &self.plan.columns[first..];
+            for ((share, grad), columns) in shares.iter_mut().zip(grads).zip(counts) {
+                *share = grad / divisor(counted, *columns);
+            }
+            let span = (grads.len() - 1) * axis.stride + axis.extent();
+            columns[..span].fill(0.0);
+            let pairs = axis.stride == 2 && axis.dilation == 1;
+            for tap in (0..axis.kernel).step_by(if pairs { 2 } else { 1 }) {
+                let to = &mut columns[tap * axis.dilation..];
+                let both = tap + 1 < axis.kernel;
+                match axis.stride {
+                    1 => to.iter_mut().zip(&shares[..grads.len()]).for_each(|(to, share)| *to += share),
+                    2 if pairs => add_pairs(simd, &shares[..grads.len()], both, to),
+                    stride => {
+                        let to = to.iter_mut().step_by(stride);
+                        to.zip(&shares[..grads.len()]).for_each(|(to, share)| *to += share);
+                    }
+                }
+            }
+            // Those that are in the input.
+            let (start, left) = (first * axis.stride, spec.padding().left);
+            let clipped =
+                left.saturating_sub(start).min(span)..(width + left).saturating_sub(start).min(span);
+            if clipped.is_empty() {
+                continue;
+            }
+            let at = start + clipped.start - left;
+            for row in rows.clone() {
+                let to = &mut self.grad_input[vertical.place(y, row) * width + at..][..clipped.len()];
+                to.iter_mut().zip(&columns[clipped.clone()]).for_each(|(to, column)| *to += column);
+            }
+        }
     }
 
-    /// Windows x to x + count, a vector at most, whose columns are all in the input; the stride is `STRIDE`, 1 or 2.
+    /// Maxima of windows x to x + count, a vector at most, whose columns are all in the input; the stride is `STRIDE`,
+    /// 1 or 2.
     #[inline(always)]
     fn windows<S: Simd, const STRIDE: usize>(
         &mut self,
@@ -121,19 +175,32 @@ impl Plane<'_> {
         // SAFETY: as many lanes as there are gradients.
         let grad = unsafe { simd.load_partial(grads.as_ptr(), count) };
         let grad = if STRIDE == 2 { simd.mixed(grad) } else { grad };
-        let share = match self.plan.pooling {
-            Pooling::Max => None,
-            Pooling::Average { .. } => Some(simd.mul(grad, simd.splat(1.0 / self.divisor(y, x)))),
-        };
         let last = taps.first + (taps.rows - 1) * taps.row + (taps.columns - 1) * taps.column;
         // SAFETY: both planes have `len` f32s, the gradient's is this one's alone, and all taps lie there; whole vectors
         // from the last one on do where they are used.
         unsafe {
-            match (share, last + STRIDE * S::LANES <= taps.len) {
-                (None, true) => taps.to_largest::<S, STRIDE, true>(simd, grad),
-                (None, false) => taps.to_largest::<S, STRIDE, false>(simd, grad),
-                (Some(share), true) => taps.to_all::<S, STRIDE, true>(simd, share),
-                (Some(share), false) => taps.to_all::<S, STRIDE, false>(simd, share),
+            match last + STRIDE * S::LANES <= taps.len {
+                true => taps.to_largest::<S, STRIDE, true>(simd, grad),
+                false => taps.to_largest::<S, STRIDE, false>(simd, grad),
+            }
+        }
+    }
+}
+
+/// Adds each value to two places, or to the first of each two.
+#[inline(always)]
+fn add_pairs<S: Simd>(simd: S, values: &[f32], both: bool, to: &mut [f32]) {
+    let zero = simd.splat(0.0);
+    for (values, to) in values.chunks(S::LANES).zip(to.chunks_mut(2 * S::LANES)) {
+        // SAFETY: as many lanes as there are values, and places.
+        unsafe {
+            let values = simd.mixed(simd.load_partial(values.as_ptr(), values.len()));
+            let (a, b) = simd.zip_mixed(values, if both { values } else { zero });
+            for (i, v) in [a, b].into_iter().enumerate() {
+                let at = (i * S::LANES).min(to.len());
+                let lanes = S::LANES.min(to.len() - at);
+                let p = to.as_mut_ptr().add(at);
+                simd.store_partial(p, simd.add(simd.load_partial(p, lanes), v), lanes);
             }
         }
     }
@@ -257,24 +324,6 @@ impl Taps {
                     }
                     self.add::<S, STRIDE, WHOLE>(simd, at, (to_here, to_beside));
                 }
-            }
-        }
-    }
-
-    /// Adds each window's share to the gradients of all its pixels.
-    ///
-    /// # Safety
-    /// As [`to_largest`](Self::to_largest).
-    #[inline(always)]
-    unsafe fn to_all<S: Simd, const STRIDE: usize, const WHOLE: bool>(&self, simd: S, share: S::F32) {
-        let together = self.together::<STRIDE>();
-        for r in 0..self.rows {
-            for s in (0..self.columns).step_by(together) {
-                let both = together == 2 && s + 1 < self.columns;
-                let beside = if both { share } else { simd.splat(0.0) };
-                let at = self.first + r * self.row + s * self.column;
-                // SAFETY: by the caller's promise.
-                unsafe { self.add::<S, STRIDE, WHOLE>(simd, at, (share, beside)) };
             }
         }
     }

@@ -311,6 +311,12 @@ impl Axis {
         Ok(outputs - usize::from(beyond))
     }
 
+    /// From the first tap of a window to the last.
+    #[inline(always)]
+    pub(super) fn extent(&self) -> usize {
+        (self.kernel - 1) * self.dilation + 1
+    }
+
     /// The taps of a window that lie in the input.
     #[inline(always)]
     pub(super) fn taps(&self, window: usize) -> Range<usize> {
@@ -336,7 +342,7 @@ impl Axis {
 
     /// Of so many windows those with all their taps in the input.
     pub(super) fn inner(&self, windows: usize) -> Range<usize> {
-        let extent = (self.kernel - 1) * self.dilation + 1;
+        let extent = self.extent();
         let end = (self.size + self.before).checked_sub(extent).map_or(0, |room| room / self.stride + 1);
         let end = end.min(windows);
         self.before.div_ceil(self.stride).min(end)..end
