@@ -89,12 +89,13 @@ std::map<std::string, Number>& settings() {
             {"fault", 0},               // the error code of kernels' faults, if not their own: one that does not
                                         // end the use of the device lets tests go on behind a fault
             {"version", 13000},
-            {"devices", 4},
+            {"devices", 5},
             {"capability", 90},         // of the first device: ten times the major number plus the minor one
             {"multiprocessors", 132},   // of it
             {"shared", 227 << 10},      // bytes that a block of it may ask for
             {"memory", 4ll << 30},      // bytes of all devices
             {"pools", 1},               // whether there are asynchronous allocations
+            {"wrong_products", 0},      // whether products of warpgroups are wrong
         };
         for (auto [name, value] : defaults) all[name] = value;
         const char* text = getenv("CONV_EMULATED");
@@ -125,6 +126,7 @@ Device device(int ordinal) {
         case 0: return {int(setting("capability")), int(setting("multiprocessors")), int(setting("shared"))};
         case 1: return {90, 1, 227 << 10};
         case 2: return {86, 2, 99 << 10};
+        case 3: return {80, 1, 163 << 10};
         default: return {75, 1, 64 << 10};
     }
 }
@@ -424,6 +426,7 @@ int run_kernel(Function& function, dim3 grid, dim3 block, size_t shared, const s
     emulator::describe_address = describe;
     emulator::this_machine().schedule = schedule;
     function.kernel->launches++;
+    emulator::wrong_products = setting("wrong_products") != 0;
     const int code = emulator::launch(function.name.c_str(), grid, block, shared, body);
     return code && setting("fault") ? int(setting("fault")) : code;
 }

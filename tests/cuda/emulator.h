@@ -18,6 +18,8 @@
 //   is looked at when the buffer is freed. Shared memory likewise.
 // - Misaligned vectors, 32-bit overflow, shifts and indices of arrays out of range, with the line: the compiler
 //   checks them (-fsanitize=alignment,signed-integer-overflow,shift,bounds) and calls the handlers below.
+// - Products of warpgroups on what their descriptors do not name, without the fences that they need, or whose
+//   registers are touched before they are done: see there.
 // - Sums that are too long for tensor cores: they add with truncation, see `tensor_core_sum`.
 // - More shared memory, threads or blocks than there may be: driver.cpp refuses such a launch.
 //
@@ -98,6 +100,16 @@ struct Copy {
     int bytes, valid;
 };
 
+// A product of a warpgroup that has been issued and not waited for, as one of its threads sees it.
+struct Product {
+    float* sums;
+    const uint32_t* rows;            // registers, read as late as can be
+    uint64_t columns;                // the descriptor
+    int width;                       // columns / 8
+    bool bf16, adds;
+    std::vector<float> before;       // what the sums were, of the first product that has them: now they are NaN
+};
+
 // A CUDA thread: a fiber.
 struct Thread {
     uint3 index;
@@ -108,6 +120,12 @@ struct Thread {
     int line = 0;                    // of the barrier at which it waits
     std::vector<Copy> copies;        // issued and not landed
     std::vector<size_t> groups;      // how many of `copies` each committed group ends after
+    std::vector<Product> products;   // of its warpgroup
+    std::vector<size_t> product_groups;
+    size_t issued = 0;               // products, all in all
+    bool registers_fenced = false;   // whether products may have its registers
+    uint32_t fences = 0;             // fence.proxy.async that it has passed, and in which phase each
+    std::vector<uint32_t> fence_phases;
 };
 
 // Who touched a word of shared memory last. A phase is the time between two barriers of the block; they are counted
@@ -116,6 +134,7 @@ struct Word {
     uint32_t write_phase, write_step, read_phase, read_step;
     int16_t writer, reader;
     bool other_lanes, other_warps;  // have read it as well, since `read_phase` and `read_step`
+    uint32_t fences;                // of the writer before it wrote
 };
 
 // An operation in which lanes of a warp take part together.
@@ -136,9 +155,10 @@ struct Machine {
     std::vector<int> at_barrier;
     Thread* current = nullptr;
     unsigned live = 0, random = 1;
-    uint32_t phase = 1;              // of the block
+    uint32_t phase = 1, first_phase = 1;  // of the block; its first one
     uint32_t steps[32];              // of each warp
     Word* words = nullptr;           // of shared memory
+    std::vector<std::vector<Product>> issued;  // by each warpgroup, without registers
     const std::function<void()>* body = nullptr;
     void* main_stack = nullptr;
     sigjmp_buf escape;               // out of a fault
@@ -380,7 +400,7 @@ EMULATOR_UNCHECKED inline void touch_word(size_t i, bool writes, const Thread& m
               writes ? "writes" : "reads", i, who, other);
     }
     if (writes) {
-        word = {phase, step, 0, 0, static_cast<int16_t>(me.number), 0, false, false};
+        word = {phase, step, 0, 0, static_cast<int16_t>(me.number), 0, false, false, me.fences};
         return;
     }
     const bool same_warp = word.reader / 32 == me.warp, same_step = word.read_step == step;
@@ -575,6 +595,210 @@ template <int COUNT> void load_matrices(uint32_t (&registers)[COUNT], const void
     });
 }
 
+// ---- Products of warpgroups (wgmma) -------------------------------------------------------------------------------
+// They run as late as they may: operands are read, also those in registers, and sums written when a thread waits for
+// them. Until then the sums are NaN. Copies::AtOnce is the other extreme.
+
+// Makes products wrong, to see what is done about it.
+inline std::atomic<bool> wrong_products{false};
+
+// Where a block's dynamic shared memory begins, as instructions count: behind what the system keeps for itself.
+constexpr uint32_t SHARED_START = 1024;
+
+inline uint32_t shared_address(const void* at) {
+    must_be_shared(at, 1, "an address names");
+    return static_cast<uint32_t>(static_cast<const unsigned char*>(at) - machine->shared) + SHARED_START;
+}
+
+// fence.proxy.async: what the thread has written to shared memory is seen by products, from the next barrier on.
+inline void fence_proxy() {
+    Thread& me = *machine->current;
+    me.fences++;
+    me.fence_phases.push_back(machine->phase);
+}
+
+// wgmma.fence
+inline void fence_wgmma() { machine->current->registers_fenced = true; }
+
+// A matrix in shared memory of which each row (column of the second operand) has 32 bytes in a row, by the fields that
+// the PTX ISA gives ("Matrix Descriptor Format", "Canonical Layouts", K-major).
+struct Matrix {
+    uint32_t start, leading, stride, base;
+    unsigned mode;  // 0: none; 1, 2, 3: 128, 64, 32 bytes are swizzled
+
+    explicit Matrix(uint64_t bits) {
+        auto field = [bits](int from, int count) { return static_cast<uint32_t>(bits >> from & ((1ull << count) - 1)); };
+        start = field(0, 14) << 4, leading = field(16, 14) << 4, stride = field(32, 14) << 4;
+        base = field(49, 3), mode = field(62, 2);
+        if (field(14, 2) || field(30, 2) || field(46, 3) || field(52, 10))
+            fault(IllegalInstruction, "wgmma: the descriptor %016llx has bits that mean nothing", static_cast<unsigned long long>(bits));
+    }
+
+    // Where 16 bytes of a row lie, the first or the second.
+    const unsigned char* at(int row, int half) const {
+        uint32_t address;
+        if (mode == 0) {
+            address = start + row / 8 * stride + row % 8 * 16 + half * leading;
+        } else {
+            const uint32_t pitch = 256u >> mode;  // of a row; the leading distance means nothing
+            address = start + row / 8 * stride + row % 8 * pitch + half * 16;
+            // Bits from 4 on are changed by those from 7 on; the pattern begins where `base` says.
+            address ^= (((address >> 7) - base) & (pitch / 16 - 1)) << 4;
+        }
+        return machine->shared + (static_cast<int64_t>(address) - SHARED_START);
+    }
+};
+
+// What a thread of another warpgroup may have written must have passed a fence, and then a barrier.
+EMULATOR_UNCHECKED inline void must_be_fenced(const unsigned char* at) {
+    const Machine& m = *machine;
+    for (size_t i = (at - m.shared) / 4; i < size_t(at - m.shared) / 4 + 4; i++) {
+        const Word& word = m.words[i];
+        if (word.write_phase < m.first_phase) continue;  // not in this block: it is NaN
+        const Thread& writer = m.threads[word.writer];
+        if (writer.fences == word.fences)
+            fault(LaunchFailed, "wgmma reads word %zu of shared memory, which thread %d wrote without fence.proxy.async behind it", i, word.writer);
+        if (writer.fence_phases[word.fences] == m.phase && writer.number != m.current->number)
+            fault(LaunchFailed, "wgmma reads word %zu of shared memory, after whose fence.proxy.async by thread %d there was no barrier", i, word.writer);
+    }
+}
+
+// Product `index` of each lane, for a warp: 16 rows from registers times 32 bytes of each column.
+template <int PER_REGISTER, class Value>
+EMULATOR_UNCHECKED void multiply(Thread* const (&lanes)[32], size_t index, Value value) {
+    constexpr int DEPTH = 8 * PER_REGISTER, PER_16_BYTES = DEPTH / 2;
+    const Product first = lanes[0]->products[index];
+    float rows[16][DEPTH], column[DEPTH], *sums[32];
+    for (int lane = 0; lane < 32; lane++) {
+        const uint32_t* a = lanes[lane]->products[index].rows;
+        sums[lane] = lanes[lane]->products[index].sums;
+        for (int k = 0; k < DEPTH; k++) {
+            // Registers have neighbours; a lane those at 4 · PER_REGISTER · high + its own.
+            const int high = k / PER_16_BYTES, in_half = k % PER_16_BYTES;
+            if (in_half / PER_REGISTER != lane % 4) continue;
+            rows[lane / 4][k] = value(a[2 * high], in_half % PER_REGISTER);
+            rows[lane / 4 + 8][k] = value(a[2 * high + 1], in_half % PER_REGISTER);
+        }
+    }
+    const Matrix matrix(first.columns);
+    const float error = wrong_products ? 1 : 0;
+    for (int n = 0; n < first.width * 8; n++) {
+        for (int half = 0; half < 2; half++) {
+            const unsigned char* at = matrix.at(n, half);
+            must_be_shared(at, 16, "wgmma reads");
+            must_be_fenced(at);
+            touch(at, 16, false, *machine->current);
+            for (int i = 0; i < PER_16_BYTES; i++) {
+                uint32_t bits;
+                memcpy(&bits, at + i / PER_REGISTER * 4, 4);
+                column[half * PER_16_BYTES + i] = value(bits, i % PER_REGISTER);
+            }
+        }
+        for (int row = 0; row < 16; row++) {
+            float& sum = sums[row % 8 * 4 + n % 8 / 2][n / 8 * 4 + row / 8 * 2 + n % 2];
+            double terms[DEPTH + 1];
+            for (int k = 0; k < DEPTH; k++) terms[k] = static_cast<double>(rows[row][k]) * column[k];
+            terms[DEPTH] = first.adds ? sum : 0;
+            sum = tensor_core_sum(terms) + error;
+        }
+    }
+}
+
+// Gives sums their values back, or takes them until the next product that has them.
+inline void restore(Product& product) {
+    if (!product.before.empty()) std::copy(product.before.begin(), product.before.end(), product.sums);
+    product.before.clear();
+}
+inline void poison(Thread& thread, size_t index) {
+    Product& product = thread.products[index];
+    for (size_t i = 0; i < index; i++)
+        if (thread.products[i].sums == product.sums) return;  // they are NaN already
+    product.before.assign(product.sums, product.sums + product.width * 4);
+    memset(product.sums, 0xff, product.width * 16);
+}
+
+// Does the first products of a warp, all of which it has waited for.
+inline void do_products(Thread* const (&lanes)[32], size_t count) {
+    for (size_t i = 0; i < count; i++) {
+        for (Thread* lane : lanes) restore(lane->products[i]);
+        if (lanes[0]->products[i].bf16) multiply<2>(lanes, i, bf16_of);
+        else multiply<1>(lanes, i, [](uint32_t bits, int) EMULATOR_UNCHECKED { return tf32_of(bits); });
+    }
+    for (Thread* lane : lanes) {
+        lane->products.erase(lane->products.begin(), lane->products.begin() + count);
+        for (size_t i = 0; i < lane->products.size(); i++)
+            if (lane->products[i].before.empty()) poison(*lane, i);
+    }
+}
+
+inline void issue_product(const char* kind, const Product& product) {
+    Machine& m = *machine;
+    if (m.threads.size() % 128) fault(IllegalInstruction, "wgmma in a block of %zu threads, which are no whole warpgroups", m.threads.size());
+    Thread& me = *m.current;
+    if (!me.registers_fenced) fault(LaunchFailed, "wgmma without wgmma.fence since its registers could be touched");
+    me.products.push_back(product);
+    poison(me, me.products.size() - 1);
+    struct Lane { const Product* product; } mine{&product};
+    meet(~0u, kind, mine, [](Lane** lanes) {
+        Machine& m = *machine;
+        auto same = [](const Product& a, const Product& b) {
+            return a.columns == b.columns && a.width == b.width && a.bf16 == b.bf16 && a.adds == b.adds;
+        };
+        const Product& product = *lanes[0]->product;
+        const int warp = m.current->warp;
+        Thread* threads[32];
+        for (int lane = 0; lane < 32; lane++) {
+            threads[lane] = &m.threads[warp * 32 + lane];
+            if (!same(product, *lanes[lane]->product)) fault(LaunchFailed, "wgmma: lane %d has another descriptor or mode", lane);
+        }
+        // Warps of a warpgroup need not be there at the same time here, but must do the same.
+        std::vector<Product>& all = m.issued[warp / 4];
+        const size_t number = threads[0]->issued;
+        if (number == all.size()) all.push_back({nullptr, nullptr, product.columns, product.width, product.bf16, product.adds, {}});
+        if (!same(product, all[number])) fault(LaunchFailed, "wgmma: another warp of the warpgroup has another descriptor or mode");
+        for (Thread* thread : threads) thread->issued++;
+        if (m.schedule.copies == Copies::AtOnce) {
+            do_products(threads, threads[0]->products.size());
+            for (Thread* thread : threads) std::fill(thread->product_groups.begin(), thread->product_groups.end(), 0);
+        }
+    });
+}
+
+// wgmma.mma_async.m64n(8·width)k8 of tf32 and k16 of bf16, the first operand in registers.
+inline void wgmma_tf32(float* d, int width, const uint32_t (&a)[4], uint64_t b, bool adds) {
+    issue_product("wgmma of tf32", {d, a, b, width, false, adds, {}});
+}
+inline void wgmma_bf16(float* d, int width, const uint32_t (&a)[4], uint64_t b, bool adds) {
+    issue_product("wgmma of bf16", {d, a, b, width, true, adds, {}});
+}
+
+// wgmma.commit_group
+inline void commit_wgmma() {
+    Thread& me = *machine->current;
+    me.product_groups.push_back(me.products.size());
+}
+
+// wgmma.wait_group: all but the newest groups are done. Then the program may touch their registers.
+inline void wait_wgmma(size_t newest) {
+    struct Lane { size_t newest; } mine{newest};
+    meet(~0u, "wgmma.wait_group", mine, [](Lane** lanes) {
+        Machine& m = *machine;
+        Thread* threads[32];
+        for (int lane = 0; lane < 32; lane++) threads[lane] = &m.threads[m.current->warp * 32 + lane];
+        const size_t newest = lanes[0]->newest, groups = threads[0]->product_groups.size();
+        size_t count = 0;
+        if (groups > newest) count = threads[0]->product_groups[groups - newest - 1];
+        do_products(threads, count);
+        for (Thread* thread : threads) {
+            thread->registers_fenced = false;
+            if (groups <= newest) continue;
+            auto& ends = thread->product_groups;
+            ends.erase(ends.begin(), ends.begin() + (groups - newest));
+            for (size_t& end : ends) end -= count;
+        }
+    });
+}
+
 // ---- Launching --------------------------------------------------------------------------------------------------
 
 // Where a fiber starts, and ends.
@@ -583,6 +807,7 @@ template <int COUNT> void load_matrices(uint32_t (&registers)[COUNT], const void
     (*m.body)();
     Thread& me = *m.current;
     if (!me.copies.empty()) fault(LaunchFailed, "exits with a cp.async that it has not waited for");
+    if (!me.products.empty()) fault(LaunchFailed, "exits with a wgmma that it has not waited for");
     me.done = true;
     m.live--;
     release_barrier_if_all_there();
@@ -605,7 +830,8 @@ inline void run_block(uint3 index) {
     m.at_barrier.clear();
     m.ready.resize(count);
     m.live = count;
-    m.phase++;
+    m.first_phase = ++m.phase;
+    m.issued.assign((count + 127) / 128, {});
     std::fill(m.steps, m.steps + 32, 0);
     m.random = m.schedule.seed * 2654435761u + index.x + 7 * index.y + 31 * index.z;
     // With a page before it and what alignment leaves behind it.
@@ -628,6 +854,8 @@ inline void run_block(uint3 index) {
     Thread& first = next_thread();
     go_to(first, &m.main_stack);
     m.current = nullptr;
+    for (const Thread& t : m.threads)
+        if (t.issued != m.issued[t.number / 128].size()) fault(LaunchFailed, "wgmma: warp %d left some to others of its warpgroup", t.warp);
     const unsigned char* end = m.shared + m.shared_bytes;
     if (!is_poison(m.shared - PAGE, m.shared)) fault(IllegalAddress, "wrote before the start of the shared memory");
     if (!is_poison(end, m.shared_end))

@@ -249,6 +249,84 @@ void tensor_cores() {
     }
 }
 
+// A product of a warpgroup: 64 x 8 whole numbers in registers times 8 x 64 in shared memory, in each form that a
+// descriptor can say, and what must not be left out.
+enum Left { NOTHING, PROXY_FENCE, BARRIER, REGISTER_FENCE, COMMIT, WAIT, WARP };
+
+struct Form {
+    const char* name;
+    uint64_t descriptor;             // without the address
+    int (*place)(int column, int half);  // of 16 bytes
+};
+const Form FORMS[] = {
+    {"wgmma", 8ull << 16 | 16ull << 32, [](int n, int half) { return n / 8 * 256 + half * 128 + n % 8 * 16; }},
+    {"wgmma, halves far apart", 64ull << 16 | 8ull << 32, [](int n, int half) { return half * 1024 + n * 16; }},
+    // Rows of 32, 64 and 128 bytes, 16 bytes of which change places with the row.
+    {"wgmma, 32 bytes swizzled", 3ull << 62 | 16ull << 32, [](int n, int half) { return n * 32 + (half ^ n / 4 % 2) * 16; }},
+    {"wgmma, 64 bytes swizzled", 2ull << 62 | 32ull << 32, [](int n, int half) { return n * 64 + (half ^ n / 2 % 4) * 16; }},
+    {"wgmma, 128 bytes swizzled", 1ull << 62 | 64ull << 32, [](int n, int half) { return n * 128 + (half ^ n % 8) * 16; }},
+};
+
+std::function<void()> warpgroup(const Form& form, Left left, uint64_t change, float* out) {
+    return [=] {
+        auto a = [](int row, int k) { return float(row % 13 * 3 - k); };
+        auto b = [](int k, int column) { return float(k * 5 + column % 11 - 7); };
+        const int thread = threadIdx.x, lane = thread % 32, row = thread / 32 * 16 + lane / 4, t = lane % 4;
+        char* bytes = reinterpret_cast<char*>(shared());
+        for (int i = thread; i < 64 * 8; i += 128)
+            *reinterpret_cast<float*>(bytes + form.place(i / 8, i % 8 / 4) + i % 4 * 4) = b(i % 8, i / 8);
+        if (left != PROXY_FENCE && left != BARRIER) emulator::fence_proxy();
+        __syncthreads();
+        if (left == BARRIER) emulator::fence_proxy();
+        uint32_t rows[4];
+        for (int i = 0; i < 4; i++) rows[i] = __float_as_uint(a(row + i % 2 * 8, t + i / 2 * 4));
+        float d[8][4];
+        for (auto& four : d)
+            for (float& sum : four) sum = 5;
+        const uint64_t descriptor = (form.descriptor | emulator::shared_address(bytes) >> 4) ^ change;
+        if (left != REGISTER_FENCE) emulator::fence_wgmma();
+        // The second one adds to the first, which adds to nothing.
+        emulator::wgmma_tf32(&d[0][0], 8, rows, descriptor, false);
+        if (left != WARP || thread < 32) emulator::wgmma_tf32(&d[0][0], 8, rows, descriptor, true);
+        if (left != COMMIT) emulator::commit_wgmma();
+        if (left != WAIT) emulator::wait_wgmma(0);
+        int right = 0;
+        for (int i = 0; i < 32; i++) {
+            const int of_row = row + i / 2 % 2 * 8, column = i / 4 * 8 + t * 2 + i % 2;
+            float want = 0;
+            for (int k = 0; k < 8; k++) want += 2 * a(of_row, k) * b(k, column);
+            right += d[i / 4][i % 4] == want;
+        }
+        out[thread] = float(right);
+        if (left == WAIT || left == COMMIT) {
+            emulator::commit_wgmma();
+            emulator::wait_wgmma(0);
+        }
+    };
+}
+
+void warpgroups() {
+    static float out[128];
+    auto all = [](unsigned) { return 32.0f; };
+    for (const Form& form : FORMS) {
+        expect_values(form.name, 128, 8192, out, warpgroup(form, NOTHING, 0, out), all);
+        expect_caught("wgmma from 16 bytes further on", 128, 8192, out, warpgroup(form, NOTHING, 1, out), all);
+        expect_caught("wgmma with another swizzle", 128, 8192, out, warpgroup(form, NOTHING, 1ull << 63, out), all);
+    }
+    expect_caught("wgmma, steps not so far apart", 128, 8192, out, warpgroup(FORMS[0], NOTHING, 1 << 16, out), all);
+    expect_caught("wgmma, columns not so far apart", 128, 8192, out, warpgroup(FORMS[0], NOTHING, 1ull << 32, out), all);
+    expect_caught("wgmma not committed", 128, 8192, out, warpgroup(FORMS[0], COMMIT, 0, out), all);
+    expect_caught("wgmma not waited for", 128, 8192, out, warpgroup(FORMS[0], WAIT, 0, out), all);
+    using emulator::LaunchFailed;
+    expect("wgmma without a fence", LaunchFailed, "without fence.proxy.async", 128, 8192, warpgroup(FORMS[0], PROXY_FENCE, 0, out));
+    expect("wgmma with a late fence", LaunchFailed, "there was no barrier", 128, 8192, warpgroup(FORMS[0], BARRIER, 0, out));
+    expect("wgmma without wgmma.fence", LaunchFailed, "without wgmma.fence", 128, 8192, warpgroup(FORMS[0], REGISTER_FENCE, 0, out));
+    expect("wgmma by one warp", LaunchFailed, "left some to others", 128, 8192, warpgroup(FORMS[0], WARP, 0, out));
+    expect("wgmma beyond shared memory", emulator::IllegalAddress, "wgmma reads", 128, 2048, warpgroup(FORMS[0], NOTHING, 8, out));
+    expect("wgmma by half a warpgroup", emulator::IllegalInstruction, "no whole warpgroups", 64, 8192, warpgroup(FORMS[0], NOTHING, 0, out));
+    expect("a descriptor of other bits", emulator::IllegalInstruction, "mean nothing", 128, 8192, warpgroup(FORMS[0], NOTHING, 1 << 15, out));
+}
+
 }  // namespace
 
 int main() {
@@ -257,6 +335,7 @@ int main() {
     addresses();
     copies();
     tensor_cores();
+    warpgroups();
     if (failures == 0) printf("the emulator reports what it says\n");
     return failures != 0;
 }

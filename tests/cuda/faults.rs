@@ -2,11 +2,12 @@
 //! kernels for CPUs go on. Tests that spoil the driver run in processes of their own.
 
 use std::process::Command;
+use std::sync::Arc;
 
 use harness::data::{self, Kind, Tensors};
 use kernels::cuda::cudarc::driver::{DriverError, sys};
 use kernels::cuda::{Device, DevicePlan, availability};
-use kernels::{ConvError, ConvSpec, PlanOptions, Unavailable, Workspace, kernel};
+use kernels::{Accuracy, ConvError, ConvSpec, PlanOptions, Unavailable, Workspace, kernel};
 
 use super::device;
 use super::properties::gpu_kernels;
@@ -404,6 +405,70 @@ fn child_drops_plans_that_are_read() {
         stream.synchronize().unwrap();
         assert_eq!(got, want, "with a capture: {captures}");
     }
+}
+
+/// A GPU whose products of warpgroups are wrong is found out before a plan uses them; what runs instead is right.
+#[test]
+fn wrong_products_of_warpgroups_are_not_used() {
+    let Some(_) = stand_in() else { return };
+    in_child("child_has_right_products", &[]);
+    in_child("child_has_wrong_products", &[("CONV_EMULATED", "wrong_products=1")]);
+}
+
+/// What warpgroups multiply on GPUs that have them, in both layouts.
+const FOR_WARPGROUPS: [&str; 2] = ["c8 h9 w10 o40 k3 p1", "c8 h9 w10 o40 k3 p1 nhwc"];
+
+/// Plans and runs; whether warpgroups multiply.
+fn by_warpgroups(id: &str, device: &Arc<Device>, text: &str) -> bool {
+    let (spec, tensors) = tensors(text);
+    let options = PlanOptions { accuracy: Accuracy::Relaxed, ..Default::default() };
+    let plan = DevicePlan::new(id, device, &spec, &tensors.weights, Some(&tensors.bias), &options).unwrap();
+    let got = super::device::run(&plan, &tensors, false).unwrap();
+    assert_eq!(got, convolve("naive", &spec, &tensors).unwrap(), "{id} on `{text}`");
+    plan.functions().any(|name| name.contains("warpgroups"))
+}
+
+#[test]
+#[ignore = "run by another test in a process of its own"]
+fn child_has_right_products() {
+    let Some(stand_in) = stand_in() else { return };
+    let (hopper, ampere) = (Device::get(1).unwrap(), Device::get(3).unwrap());
+    for id in ["cuda-tf32x3", "cuda-tf32", "cuda-bf16"] {
+        for text in FOR_WARPGROUPS {
+            assert!(
+                by_warpgroups(id, &hopper, text) && !by_warpgroups(id, &ampere, text),
+                "{id} on `{text}`"
+            );
+        }
+    }
+    assert_eq!((hopper.distrusted(), ampere.distrusted()), (None, None));
+    // A function that is first needed for another size, and wrong: the weights are packed for its like.
+    let hopper = Device::get(0).unwrap();
+    let (spec, tensors) = tensors("c8 h4 w4 o128 k1");
+    let plan = |spec| {
+        DevicePlan::new("cuda-tf32", &hopper, spec, &tensors.weights, None, &PlanOptions::default()).unwrap()
+    };
+    let small = plan(&spec);
+    stand_in.set("wrong_products", 1);
+    let large = spec.with_batch(4096).unwrap();
+    let error = small.resized(&large).unwrap_err();
+    assert!(error.to_string().contains("wrong results"), "{error}");
+    assert!(hopper.distrusted().is_some_and(|name| name.contains("128x128")), "{:?}", hopper.distrusted());
+    assert!(plan(&large).functions().all(|name| !name.contains("warpgroups")));
+}
+
+#[test]
+#[ignore = "run by another test in a process of its own"]
+fn child_has_wrong_products() {
+    let Some(_) = stand_in() else { return };
+    let hopper = Device::get(1).unwrap();
+    for id in ["cuda-tf32x3", "cuda-tf32", "cuda-bf16"] {
+        for text in FOR_WARPGROUPS {
+            assert!(!by_warpgroups(id, &hopper, text), "{id} on `{text}`");
+        }
+    }
+    let distrusted = hopper.distrusted().unwrap();
+    assert!(distrusted.starts_with("conv_tf32x3_") && distrusted.ends_with("_warpgroups"), "{distrusted}");
 }
 
 /// The device's memory gives out for one convolution and is there for the next.

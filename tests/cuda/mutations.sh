@@ -10,9 +10,11 @@
 set -uo pipefail
 cd "$(dirname "$0")/../.."
 only=${1:-}
-run=(cargo test --quiet -p harness --features cuda --test cuda)
+built=$(cargo test --no-run -p harness --features cuda --test cuda 2>&1) || { echo "$built"; exit 1; }
+tests=$(realpath "$(sed -n 's/.*Executable .*(\(.*\)).*/\1/p' <<<"$built")")
+cd harness  # where cargo would run them
 # Without a fault they pass.
-"${run[@]}" -- cuda::properties >/dev/null 2>&1 || { echo "the tests fail without a planted fault"; exit 1; }
+"$tests" cuda::properties >/dev/null 2>&1 || { echo "the tests fail without a planted fault"; exit 1; }
 
 caught=0 missed=0
 log=$(mktemp)
@@ -22,7 +24,7 @@ trap 'rm -f "$log"' EXIT
 plant() {
     [[ $1 == *"$only"* ]] || return 0
     local began=$SECONDS why
-    if CONV_EMULATED_ONLY=$2 CONV_EMULATED_SED=$3 "${run[@]}" -- --exact cuda::properties::every_function_in_every_schedule \
+    if CONV_EMULATED_ONLY=$2 CONV_EMULATED_SED=$3 "$tests" --exact cuda::properties::every_function_in_every_schedule \
         cuda::properties::long_sums_of_one_sign >"$log" 2>&1; then
         missed=$((missed + 1))
         printf 'MISSED  %s\n' "$1"
@@ -36,12 +38,12 @@ plant() {
         return 0
     fi
     caught=$((caught + 1))
-    why=$(grep -m1 -oE 'emulated GPU: .*|output \[n.*|a second run gives.*' "$log" | sed 's/^emulated GPU: //' | cut -c1-110)
+    why=$(grep -m1 -oE 'emulated GPU: conv.*|output \[n.*|a second run gives.*|[a-z0-9_]+ is wrong when it is tried' "$log" | sed 's/^emulated GPU: //' | cut -c1-110)
     printf 'caught  %-58s %2d s  %s\n' "$1" $((SECONDS - began)) "$why"
 }
 
 # ---- How threads wait for each other
-plant "fp32: no barrier before a tile is read" fp32_nchw_32x32,fp32_nchw_32x128,reduce '/copy_wait<STAGES - 2>\(\);/{n;s/__syncthreads\(\);//}'
+plant "fp32: no barrier before a tile is read" fp32_nchw_32x32,fp32_nchw_32x128,reduce '/copy_wait<STAGES - 2>\(\);/{n;n;s/__syncthreads\(\);//}'
 plant "fp32: waits for one group of copies too few" fp32_nchw_32x32,fp32_nchw_32x128,reduce 's/copy_wait<STAGES - 2>/copy_wait<STAGES - 1>/'
 plant "fp32: copies into the tile that is being read" fp32_nchw_32x32,fp32_nchw_32x128,reduce 's/start\(filling\);/start(reading);/'
 plant "fp32: groups are not counted once copies run out" fp32_nhwc_16x128,reduce '/if \(tile \+ STAGES - 1 < tiles\) start\(filling\);/{n;s/copy_commit\(\);/if (tile + STAGES - 1 < tiles) copy_commit();/}'
@@ -93,6 +95,34 @@ plant "tensor cores: rows of ldmatrix are misaligned" $X3 's/lane \/ 16 \* 4;/la
 plant "tensor cores: all warps read the first filters" $X3 's/\(first_f \/ 16 \* 32 \+ lane\)/(lane)/'
 plant "tensor cores: pairs where filters are odd" $X3 's/: p\.filters\) % 2 == 0/: p.filters) % 2 >= 0/'
 plant "BF16: steps of a register change places" bf16_nchw_64x64,reduce 's/pair_of_bf16\(x\[1\], x\[3\]\)/pair_of_bf16(x[3], x[1])/'
+
+# ---- Products of warpgroups
+W3=tf32x3_nchw_64x64_warpgroups,tf32x3_nhwc4_64x64_warpgroups,reduce
+W1=tf32_nchw_64x64_warpgroups,tf32_nhwc4_64x64_warpgroups,reduce
+WB=bf16_nchw_64x64_warpgroups,bf16_nhwc4_64x64_warpgroups,reduce
+plant "warpgroups: the descriptor says that bytes change places" $W1 's/EIGHT_FILTERS << 32;/EIGHT_FILTERS << 32 | (uint64_t)1 << 62;/'
+plant "warpgroups: the second half of steps is elsewhere" $W1 's/HALF = 128 \/ 16/HALF = 256 \/ 16/'
+plant "warpgroups: distances change places" $W1 's/HALF << 16 \| EIGHT_FILTERS << 32/EIGHT_FILTERS << 16 | HALF << 32/'
+plant "warpgroups: the next filters are elsewhere" $WB 's/EIGHT_FILTERS = 256/EIGHT_FILTERS = 128/'
+plant "warpgroups: the address in bytes" $W1 's/shared_address\(first\) >> 4 \& 0x3fff/shared_address(first) \& 0x3fff/'
+plant "warpgroups: weights of the first half for both" $W1 's/weight_matrix\(a \+ half \* ROW\)/weight_matrix(a)/'
+plant "warpgroups: no fence behind copies" $W1 's/if constexpr \(FENCED\) fence_shared\(\);//'
+plant "warpgroups: a fence behind the barrier" $W1 '/if constexpr \(FENCED\) fence_shared\(\);/{N;s/(.*)\n(.*)/\2\n\1/}'
+plant "warpgroups: no fence of registers" $W3 's/^ +fence_registers\(\);//'
+plant "warpgroups: no wait for products" $W3 's/emulator::wait_wgmma\(0\);//'
+plant "warpgroups: waits for all but the newest products" $W1 's/emulator::wait_wgmma\(0\);/emulator::wait_wgmma(1);/'
+plant "warpgroups: products are not committed" $WB 's/emulator::commit_wgmma\(\);//'
+plant "warpgroups: copies into the tile that is being read" $W1 's/start\(filling\);/start(reading);/'
+plant "warpgroups: 3xTF32 without small times big" $W3 's/wgmma_tf32\(part, small.*/wgmma_tf32(part, big[half], weight_matrix(w + ROW), half > 0);/'
+plant "warpgroups: 3xTF32 without big times small" $W3 's/wgmma_tf32\(part, big\[half\], weight_matrix\(w \+ ROW\), true\);//'
+plant "warpgroups: 3xTF32 adds to what was there" $W3 's/weight_matrix\(w\), half > 0\)/weight_matrix(w), true)/'
+plant "warpgroups: 3xTF32 forgets the first half" $W3 's/weight_matrix\(w\), half > 0\)/weight_matrix(w), false)/'
+plant "warpgroups: 3xTF32 sums are not promoted" $W3 's/float part\[COLUMNS\]\[4\];/float (\&part)[COLUMNS][4] = sum[0];/; s/weight_matrix\(w\), half > 0\)/weight_matrix(w), true)/; s/sum\[0\]\[j\]\[q\] \+= part\[j\]\[q\];/;/'
+plant "warpgroups: TF32 operands are truncated" $W1 's/__float_as_uint\(x\) \+ 0x1000 : 0x7fffffff/__float_as_uint(x) : 0x7fffffff/'
+plant "warpgroups: BF16 steps of a register change places" $WB 's/pair_of_bf16\(x\[half\]\[0\], x\[half\]\[2\]\)/pair_of_bf16(x[half][2], x[half][0])/'
+plant "warpgroups: pixels beyond the last are written" $W1 's/if \(first \+ half \* 8 < p\.pixels\) epilogue/epilogue/'
+plant "warpgroups: filters beyond the last are written" $W1 's/if \(filter >= p\.filters\) continue;//'
+plant "warpgroups: warps share pixels" $W1 's/first_p = threadIdx\.x \/ 32 \* 16/first_p = threadIdx.x \/ 64 * 16/'
 
 # ---- Winograd
 plant "winograd: a sign of the input's transform" winograd 's/rows\[2\]\[j\] = d\[2\]\[j\] - d\[1\]\[j\]/rows[2][j] = d[1][j] - d[2][j]/'

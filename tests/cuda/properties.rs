@@ -10,7 +10,7 @@ use harness::data::{self, Kind};
 use harness::strategy::{Case, case_for};
 use harness::verify::{on_all_cores, run_seed, same_bits};
 use kernels::cuda::{Device, DevicePlan, functions};
-use kernels::{ConvSpec, Kernel, Layout, PlanOptions};
+use kernels::{ConvError, ConvSpec, Kernel, Layout, PlanOptions};
 use proptest::strategy::{Strategy, ValueTree};
 use proptest::test_runner::{Config, RngAlgorithm, TestRng, TestRunner};
 
@@ -108,7 +108,7 @@ fn random_cases_of_every_kernel() {
 #[test]
 fn every_function_in_every_schedule() {
     let Some(stand_in) = gentle() else { return };
-    let devices: Vec<_> = (0..4).map(|ordinal| Device::get(ordinal).unwrap()).collect();
+    let devices: Vec<_> = (0..5).map(|ordinal| Device::get(ordinal).unwrap()).collect();
     let names = functions().into_iter().map(|function| function.name).filter(|name| is_wanted(name));
     let runs: Mutex<BTreeMap<&str, usize>> = Mutex::new(names.map(|name| (name, 0)).collect());
     let failures = Mutex::new(Vec::new());
@@ -136,8 +136,19 @@ fn every_function_in_every_schedule() {
                     continue;
                 }
             }
-            // Too old for some kernels.
-            let Ok(plan) = plan(kernel, device, &case, None) else { continue };
+            let plan = match plan(kernel, device, &case, None) {
+                Ok(plan) => plan,
+                // Too old for some kernels, and of some functions there are only a few.
+                Err(ConvError::Unavailable { .. } | ConvError::Unsupported(_)) => continue,
+                Err(ConvError::DeviceCode { .. }) if only_a_few() && device.distrusted().is_none() => {
+                    continue;
+                }
+                Err(e) => {
+                    let on = format!("{} on GPU {}", kernel.id(), device.ordinal());
+                    failures.lock().unwrap().push(format!("{on}, {case:?}: {e}"));
+                    break;
+                }
+            };
             let fewest = {
                 let mut runs = runs.lock().unwrap();
                 let had = plan.functions().map(|name| runs[name]).min();
@@ -158,7 +169,10 @@ fn every_function_in_every_schedule() {
     for (name, count) in &runs {
         println!("{name:40} {count:4} runs, {:5} launches", stand_in.get(name));
     }
-    let failures = failures.into_inner().unwrap();
+    let mut failures = failures.into_inner().unwrap();
+    for device in devices {
+        failures.extend(device.distrusted().map(|name| format!("{name} is wrong when it is tried")));
+    }
     assert!(failures.is_empty(), "{}", failures.join("\n"));
     // Of a few functions that were compiled alone not each may be what is taken.
     if only_a_few() {
@@ -180,11 +194,11 @@ fn plan(
     device: &std::sync::Arc<Device>,
     case: &Case,
     tensors: Option<&data::Tensors>,
-) -> Result<DevicePlan, String> {
+) -> Result<DevicePlan, ConvError> {
     let zeros = vec![0.0; if tensors.is_none() { case.spec.weights_len() } else { 0 }];
     let weights = tensors.map_or(&zeros[..], |tensors| &tensors.weights[..]);
     let bias = tensors.filter(|_| case.with_bias).map(|tensors| &tensors.bias[..]);
-    DevicePlan::new(kernel.id(), device, &case.spec, weights, bias, &case.options).map_err(|e| e.to_string())
+    DevicePlan::new(kernel.id(), device, &case.spec, weights, bias, &case.options)
 }
 
 /// Sums of one sign, long enough that hardware which truncates would lose more than the bound allows if they were
@@ -192,8 +206,8 @@ fn plan(
 #[test]
 fn long_sums_of_one_sign() {
     let Some(stand_in) = gentle() else { return };
-    // With one multiprocessor: a reduction is not cut into shorter parts.
-    let device = Device::get(1).unwrap();
+    // With one multiprocessor: a reduction is not cut into shorter parts. The second one has no warpgroups.
+    let devices = [1, 3].map(|ordinal| Device::get(ordinal).unwrap());
     let mut ran = 0;
     for text in ["c9600 h5 w5 o64 k1", "c9600 h5 w5 o64 k1 nhwc"] {
         let spec: ConvSpec = text.parse().unwrap();
@@ -201,9 +215,10 @@ fn long_sums_of_one_sign() {
         for buffer in [&mut tensors.input, &mut tensors.weights] {
             buffer.iter_mut().enumerate().for_each(|(i, x)| *x = 0.5 + (i * 7919 % 4099) as f32 / 8192.0);
         }
-        for kernel in gpu_kernels().into_iter().filter(|kernel| kernel.supports(&spec).is_ok()) {
+        let kernels = gpu_kernels().into_iter().filter(|kernel| kernel.supports(&spec).is_ok());
+        for (kernel, device) in kernels.flat_map(|kernel| devices.each_ref().map(|device| (kernel, device))) {
             let options = PlanOptions::default();
-            let plan = match DevicePlan::new(kernel.id(), &device, &spec, &tensors.weights, None, &options) {
+            let plan = match DevicePlan::new(kernel.id(), device, &spec, &tensors.weights, None, &options) {
                 Ok(plan) => plan,
                 // Where only a few functions were compiled.
                 Err(_) if only_a_few() => continue,
@@ -218,7 +233,7 @@ fn long_sums_of_one_sign() {
             let verdict =
                 verdict(&spec, model, &tensors, false, &options, &output, Sampling::All, Exactness::Bound);
             let mismatch = verdict.mismatch.map(|mismatch| mismatch.to_string());
-            assert_eq!(mismatch, None, "{} on `{text}`", kernel.id());
+            assert_eq!(mismatch, None, "{} on `{text}`, GPU {}", kernel.id(), device.ordinal());
             ran += 1;
         }
     }
@@ -229,7 +244,7 @@ fn long_sums_of_one_sign() {
 /// Runs a case twice on buffers of the device, whose memory is NaN where nothing was written, and compares.
 fn check(kernel: &dyn Kernel, device: &std::sync::Arc<Device>, case: &Case) -> Result<(), String> {
     let tensors = data::tensors(&case.spec, case.kind, case.seed);
-    let plan = plan(kernel, device, case, Some(&tensors))?;
+    let plan = plan(kernel, device, case, Some(&tensors)).map_err(|e| e.to_string())?;
     let mut first: Option<Vec<f32>> = None;
     for _ in 0..2 {
         let output = super::device::run(&plan, &tensors, case.options.accumulate)?;

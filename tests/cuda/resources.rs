@@ -201,8 +201,12 @@ impl Nvrtc {
 
 /// Whether a function is for an architecture.
 fn is_for(function: &Function, architecture: &Architecture) -> bool {
-    function.compute_capability <= architecture.capability
-        && function.shared_bytes <= architecture.block_bytes
+    let fits = if function.only {
+        function.compute_capability == architecture.capability
+    } else {
+        function.compute_capability <= architecture.capability
+    };
+    fits && function.shared_bytes <= architecture.block_bytes
 }
 
 #[test]

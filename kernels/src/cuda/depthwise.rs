@@ -28,6 +28,7 @@ macro_rules! instance {
                 compute_capability: (7, 5),
                 threads: THREADS,
                 shared_bytes: 0,
+                only: false,
             },
             line: concat!("CONV_DEPTHWISE(", stringify!($name), ", ", $kernel, ", ", $stride, ", 4, 128)\n"),
         }

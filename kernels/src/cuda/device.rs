@@ -12,7 +12,8 @@ use super::cache::{self, Cache};
 use super::driver::{Driver, Facts};
 use super::nvrtc::{Compiler, Target};
 use super::schedule::Limits;
-use super::source;
+use super::variant::VARIANTS;
+use super::{source, trial};
 use crate::error::{ConvError, Unavailable};
 
 /// Shared memory that a block gets without asking for more.
@@ -42,6 +43,7 @@ pub struct Device {
     functions: Mutex<HashMap<&'static str, Slot>>,
     cache: Cache,
     lost: OnceLock<Lost>,
+    distrusted: OnceLock<&'static str>,
 }
 
 /// The GPUs that are in use.
@@ -114,6 +116,7 @@ impl Device {
             functions: Mutex::default(),
             cache: Cache::of_user(),
             lost: OnceLock::new(),
+            distrusted: OnceLock::new(),
         })
     }
 
@@ -157,6 +160,16 @@ impl Device {
         self.driver.has(function)
     }
 
+    /// The function that gave wrong results when it was tried, if one did.
+    ///
+    /// Products of warpgroups, which only compute capability 9.0 has, run behind the program's back on operands whose
+    /// place in shared memory is encoded in bits. So each function that makes them is tried once in a process, on a
+    /// small convolution of whole numbers, before a plan uses it. If the result is not exact, new plans use products of
+    /// warps instead: [`DevicePlan::functions`](super::DevicePlan::functions) says which functions a plan has.
+    pub fn distrusted(&self) -> Option<&'static str> {
+        self.distrusted.get().copied()
+    }
+
     /// Its context, to make streams and buffers with.
     ///
     /// cudarc's tracking of buffers by events is off: work on different streams, and the release of buffers that
@@ -175,6 +188,7 @@ impl Device {
             compute_capability: self.facts.compute_capability,
             multiprocessors: self.facts.multiprocessors,
             shared_bytes: self.facts.shared_bytes,
+            warpgroups: self.target.has_warpgroups() && self.distrusted().is_none(),
         }
     }
 
@@ -188,9 +202,17 @@ impl Device {
             Some(loaded) => loaded,
             empty => {
                 let function = self.load(name)?;
-                empty.insert(Loaded { function, shared_bytes: PLAIN_SHARED_BYTES })
+                let mut loaded = Loaded { function, shared_bytes: PLAIN_SHARED_BYTES };
+                self.try_out(name, &mut loaded)?;
+                empty.insert(loaded)
             }
         };
+        self.allow(loaded, shared_bytes)?;
+        Ok(loaded.function.clone())
+    }
+
+    /// Lets a function be launched with so much shared memory.
+    fn allow(&self, loaded: &mut Loaded, shared_bytes: u32) -> Result<(), ConvError> {
         if shared_bytes > loaded.shared_bytes {
             self.check("cuCtxSetCurrent", self.context.bind_to_thread())?;
             let attribute = FunctionAttribute::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
@@ -198,7 +220,25 @@ impl Device {
             self.check("cuFuncSetAttribute", loaded.function.set_attribute(attribute, bytes))?;
             loaded.shared_bytes = shared_bytes;
         }
-        Ok(loaded.function.clone())
+        Ok(())
+    }
+
+    /// An error if the function is one that must be tried, and is wrong: from then on the device is not trusted with
+    /// such functions.
+    fn try_out(&self, name: &'static str, loaded: &mut Loaded) -> Result<(), ConvError> {
+        let Some(variant) = VARIANTS.iter().find(|variant| variant.function == name && variant.warpgroups)
+        else {
+            return Ok(());
+        };
+        self.allow(loaded, variant.shared_bytes)?;
+        if trial::is_right(self, variant, &loaded.function)? {
+            return Ok(());
+        }
+        self.distrusted.get_or_init(|| name);
+        Err(ConvError::DeviceCode {
+            function: name,
+            problem: "it gives wrong results on this GPU".to_owned(),
+        })
     }
 
     fn load(&self, name: &'static str) -> Result<CudaFunction, ConvError> {

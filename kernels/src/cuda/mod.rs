@@ -42,7 +42,8 @@
 //! | `cuda-depthwise` | groups = input channels | in f32 |
 //!
 //! Each [`error_model`](crate::Plan::error_model) states its bound. Compute capability 7.5 is enough, 8.0 for tensor
-//! cores and Winograd.
+//! cores and Winograd. On 9.0 tensor cores are driven by warpgroups (`wgmma`) where a group has more than 32 filters and,
+//! in NHWC, a multiple of 4 channels; see [`Device::distrusted`].
 //!
 //! # Where things come from
 //! | variable | meaning |
@@ -69,6 +70,7 @@ mod plan;
 pub(crate) mod schedule;
 pub(crate) mod source;
 pub(crate) mod tiling;
+mod trial;
 pub(crate) mod variant;
 mod winograd;
 

@@ -36,6 +36,13 @@ pub(crate) struct Target {
     machine_code: bool,
 }
 
+impl Target {
+    /// Whether the code may have products of warpgroups.
+    pub(crate) fn has_warpgroups(&self) -> bool {
+        self.architecture == "sm_90a"
+    }
+}
+
 impl Compiler {
     /// The compiler for a driver of this version, looked for once.
     pub(crate) fn get(driver: (u32, u32)) -> Result<&'static Compiler, Unavailable> {
@@ -359,6 +366,9 @@ mod tests {
             |cc, translatable| target(&architectures, cc, translatable).map(|target| target.architecture);
         assert_eq!(choose((8, 0), false).as_deref(), Ok("sm_80"));
         assert_eq!(choose((9, 0), false).as_deref(), Ok("sm_90a"));
+        let warpgroups =
+            |capability| target(&architectures, capability, true).map(|target| target.has_warpgroups());
+        assert_eq!([(8, 9), (9, 0), (10, 0), (10, 3)].map(warpgroups), [false, true, false, false].map(Ok));
         // A GPU that is newer than the compiler.
         assert_eq!(choose((12, 1), true).as_deref(), Ok("compute_100"));
         assert!(choose((12, 1), false).unwrap_err().contains("12.1 (only 75, 80"));

@@ -3,7 +3,7 @@
 //! Packed weights depend on the layer alone, not on batch or image size, so that plans of several sizes share
 //! them; offsets depend on the size of the image.
 
-use super::schedule::Method;
+use super::schedule::{Method, Settled, Team};
 use super::variant::{STEPS, Window};
 use super::winograd;
 use crate::buffer;
@@ -73,12 +73,19 @@ pub(super) fn input_distances(spec: &ConvSpec) -> [usize; 3] {
 }
 
 /// f32s of a row of packed weights, and rows of a group.
-pub(super) fn shape(method: Method, spec: &ConvSpec) -> (usize, usize) {
+pub(super) fn shape(settled: Settled, spec: &ConvSpec) -> (usize, usize) {
     let (filters, steps) = (spec.group_out_channels(), steps(spec).1);
-    match method {
+    match settled.method {
         Method::Winograd => winograd::shape(spec),
-        // Rows of 8 steps in fragments of 16 filters.
-        Method::Tf32x3 | Method::Tf32 | Method::Bf16 => (8 * filters.next_multiple_of(16), steps / 8),
+        // Rows of 8 steps of 16 filters, of which warpgroups have two parts or half the bytes.
+        Method::Tf32x3 | Method::Tf32 | Method::Bf16 => {
+            let rows = match settled {
+                Settled { team: Team::Warpgroup, method: Method::Tf32x3 } => steps / 4,
+                Settled { team: Team::Warpgroup, method: Method::Bf16 } => steps / 16,
+                _ => steps / 8,
+            };
+            (8 * filters.next_multiple_of(16), rows)
+        }
         // A row is a step; a multiple of 4 filters for copies of 16 bytes.
         _ => (filters.next_multiple_of(4), steps),
     }
@@ -95,12 +102,17 @@ fn fragment(layout: Layout, pitch: usize, filter: usize, step: usize) -> usize {
     step / 8 * pitch + filter / 16 * 128 + (filter % 8 * 4 + step % 4) * 4 + element
 }
 
-/// Weights (OIHW) as `method` reads them.
-pub(super) fn weights(method: Method, spec: &ConvSpec, weights: &[f32]) -> Result<Vec<f32>, ConvError> {
-    match method {
+/// Where a weight lies in a row of 8 steps that a warpgroup reads, see `device/wgmma.cuh`.
+fn matrix(filter: usize, step: usize) -> usize {
+    filter / 8 * 64 + step / 4 % 2 * 32 + filter % 8 * 4 + step % 4
+}
+
+/// Weights (OIHW) as the kernels read them.
+pub(super) fn weights(settled: Settled, spec: &ConvSpec, weights: &[f32]) -> Result<Vec<f32>, ConvError> {
+    match settled.method {
         Method::Depthwise => depthwise(spec, weights),
         Method::Winograd => winograd::weights(spec, weights),
-        _ => tiles(method, spec, weights),
+        _ => tiles(settled, spec, weights),
     }
 }
 
@@ -118,9 +130,22 @@ fn rounded_to_tf32(x: f32) -> f32 {
     if x.is_nan() { f32::NAN } else { f32::from_bits((x.to_bits() + 0x1000) & 0xffff_e000) }
 }
 
-/// Rows of steps, or of fragments.
-fn tiles(method: Method, spec: &ConvSpec, weights: &[f32]) -> Result<Vec<f32>, ConvError> {
-    let (pitch, rows) = shape(method, spec);
+/// As [`rounded_to_tf32`], and what is left; NaN of both where that is not finite. `Split` in `device/mma.cuh`.
+fn split(x: f32) -> [f32; 2] {
+    let big = f32::from_bits((x.to_bits().wrapping_add(0x1000)) & 0xffff_e000);
+    [big, x - big]
+}
+
+/// A number as the upper half of an f32, to 8 significant bits, to nearest even.
+fn rounded_to_bf16(x: f32) -> u32 {
+    let bits = x.to_bits();
+    if x.is_nan() { 0x7fff } else { (bits + 0x7fff + (bits >> 16 & 1)) >> 16 }
+}
+
+/// Rows of steps, of fragments, or of matrices.
+fn tiles(settled: Settled, spec: &ConvSpec, weights: &[f32]) -> Result<Vec<f32>, ConvError> {
+    let (pitch, rows) = shape(settled, spec);
+    let Settled { method, team } = settled;
     let (real, _) = steps(spec);
     let (filters, taps) = (spec.group_out_channels(), spec.kernel()[0] * spec.kernel()[1]);
     let fragments = matches!(method, Method::Tf32x3 | Method::Tf32 | Method::Bf16);
@@ -130,9 +155,26 @@ fn tiles(method: Method, spec: &ConvSpec, weights: &[f32]) -> Result<Vec<f32>, C
             let [c, r, s] = step(spec, k);
             let from = c * taps + r * spec.kernel()[1] + s;
             for f in 0..filters {
-                let to = if fragments { fragment(spec.layout(), pitch, f, k) } else { k * pitch + f };
                 let weight = weights[(group * filters + f) * real + from];
-                packed[to] = if method == Method::Tf32 { rounded_to_tf32(weight) } else { weight };
+                match (team, method) {
+                    (Team::Warpgroup, Method::Tf32x3) => {
+                        let to = k / 8 * 2 * pitch + matrix(f, k);
+                        [packed[to], packed[to + pitch]] = split(weight);
+                    }
+                    (Team::Warpgroup, Method::Tf32) => {
+                        packed[k / 8 * pitch + matrix(f, k)] = rounded_to_tf32(weight);
+                    }
+                    // Steps that are 4 apart share an f32.
+                    (Team::Warpgroup, _) => {
+                        let to = &mut packed[k / 16 * pitch + matrix(f, k / 8 % 2 * 4 + k % 4)];
+                        *to = f32::from_bits(to.to_bits() | rounded_to_bf16(weight) << (k / 4 % 2 * 16));
+                    }
+                    (Team::Warp, Method::Tf32) => {
+                        packed[fragment(spec.layout(), pitch, f, k)] = rounded_to_tf32(weight);
+                    }
+                    (Team::Warp, _) if fragments => packed[fragment(spec.layout(), pitch, f, k)] = weight,
+                    (Team::Warp, _) => packed[k * pitch + f] = weight,
+                }
             }
         }
     }
@@ -192,19 +234,36 @@ mod tests {
     fn packing_loses_and_doubles_nothing() {
         for text in SPECS {
             let spec = spec(text);
-            let given: Vec<f32> = (1..=spec.weights_len()).map(|i| i as f32).collect();
-            for method in [Method::Fp32, Method::Tf32x3, Method::Bf16] {
-                let packed = weights(method, &spec, &given).unwrap();
-                let (pitch, rows) = shape(method, &spec);
+            // Numbers that all formats have.
+            let given: Vec<f32> =
+                (0..spec.weights_len() as u32).map(|i| f32::from_bits((0x80 + i) << 16)).collect();
+            let teams =
+                [(Method::Fp32, Team::Warp), (Method::Tf32x3, Team::Warp), (Method::Bf16, Team::Warp)]
+                    .into_iter()
+                    .chain(
+                        [Method::Tf32x3, Method::Tf32, Method::Bf16].map(|method| (method, Team::Warpgroup)),
+                    );
+            for (method, team) in teams {
+                let settled = Settled { method, team };
+                let packed = weights(settled, &spec, &given).unwrap();
+                let (pitch, rows) = shape(settled, &spec);
                 assert_eq!(packed.len(), spec.groups() * pitch * rows);
+                let halves = |w: f32| [w.to_bits() << 16, w.to_bits() & 0xffff_0000].map(f32::from_bits);
+                let packed = match settled {
+                    Settled { method: Method::Bf16, team: Team::Warpgroup } => {
+                        packed.into_iter().flat_map(halves).collect()
+                    }
+                    _ => packed,
+                };
                 let mut found: Vec<f32> = packed.into_iter().filter(|&w| w != 0.0).collect();
                 found.sort_by(f32::total_cmp);
-                assert_eq!(found, given, "{method:?} of {text}");
+                assert!(found == given, "{settled:?} of {text}");
             }
         }
         let spec = spec("c12 h5 w5 o24 k3 g12");
         let given: Vec<f32> = (0..spec.weights_len()).map(|i| i as f32).collect();
-        let packed = weights(Method::Depthwise, &spec, &given).unwrap();
+        let depthwise = Settled { method: Method::Depthwise, team: Team::Warp };
+        let packed = weights(depthwise, &spec, &given).unwrap();
         assert_eq!(packed[7 * 24 + 5], given[5 * 9 + 7]);
     }
 
@@ -224,6 +283,56 @@ mod tests {
         for bits in [0x7fff_ffff, 0x7f80_0001] {
             let rounded = rounded_to_tf32(f32::from_bits(bits));
             assert!(f32::from_bits(rounded.to_bits() & 0xffff_e000).is_nan(), "{bits:x}");
+        }
+    }
+
+    /// Both parts of a weight, which may not be more than 19 bits of an f32, are all of it.
+    #[test]
+    fn weights_are_split_without_loss() {
+        for x in [0.0, 1.0, -1.000_244_2, 3.333_333_3, 1e-30, -16_777_215.0] {
+            let [big, small] = split(x);
+            assert_eq!((big + small, big.to_bits() & 0x1fff), (x, 0), "{x}");
+            assert!(small.abs() <= x.abs() / 2048.0, "{x}");
+        }
+        for x in [f32::NAN, -f32::NAN, f32::INFINITY, f32::from_bits(0x7fff_ffff), f32::from_bits(u32::MAX)] {
+            assert!(split(x)[1].is_nan(), "{x}");
+        }
+    }
+
+    #[test]
+    fn bf16_is_rounded_to_nearest_even() {
+        for (x, expected) in [
+            (1.0, 1.0),
+            (257.0, 256.0), // half to even
+            (-259.0, -260.0),
+            (f32::MAX, f32::INFINITY),
+            (f32::NEG_INFINITY, f32::NEG_INFINITY),
+        ] {
+            assert_eq!(f32::from_bits(rounded_to_bf16(x) << 16), expected, "{x}");
+        }
+        assert!(f32::from_bits(rounded_to_bf16(f32::from_bits(0x7f80_0001)) << 16).is_nan());
+    }
+
+    /// Where the instruction looks for a weight: 8 filters × 16 bytes in a row, first of the earlier steps.
+    #[test]
+    fn matrices_are_those_of_the_instruction() {
+        let spec = spec("c8 h1 w3 o40 k1x3");
+        let given: Vec<f32> = (1..=spec.weights_len()).map(|i| i as f32).collect();
+        let packed = |method| weights(Settled { method, team: Team::Warpgroup }, &spec, &given).unwrap();
+        let [split, rounded, pairs] = [Method::Tf32x3, Method::Tf32, Method::Bf16].map(packed);
+        let pitch = 8 * 48;
+        for (filter, step) in [(0, 0), (9, 1), (23, 7), (39, 13), (17, 20)] {
+            let value = given[filter * 24 + step];
+            let at = filter / 8 * 256 + step % 8 / 4 * 128 + filter % 8 * 16 + step % 4 * 4;
+            assert_eq!(rounded[step / 8 * pitch + at / 4], value);
+            assert_eq!(split[step / 8 * 2 * pitch + at / 4], value);
+            assert_eq!(split[(step / 8 * 2 + 1) * pitch + at / 4], 0.0);
+            let at =
+                filter / 8 * 256 + step % 16 / 8 * 128 + filter % 8 * 16 + step % 4 * 4 + step / 4 % 2 * 2;
+            let bytes: Vec<u8> = pairs.iter().flat_map(|pair| pair.to_bits().to_le_bytes()).collect();
+            let at = step / 16 * pitch * 4 + at;
+            let half = u16::from_le_bytes([bytes[at], bytes[at + 1]]);
+            assert_eq!(u32::from(half), rounded_to_bf16(value), "filter {filter}, step {step}");
         }
     }
 

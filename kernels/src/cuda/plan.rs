@@ -8,7 +8,7 @@ use cudarc::driver::{CudaFunction, CudaStream, DevicePtr, result};
 
 use super::device::Device;
 use super::memory::Resident;
-use super::schedule::{self, Launch, Method, Schedule};
+use super::schedule::{self, Launch, Method, Schedule, Settled};
 use crate::error::ConvError;
 use crate::kernel::{self, ErrorModel, PlanOptions};
 use crate::spec::ConvSpec;
@@ -17,8 +17,7 @@ use crate::spec::ConvSpec;
 #[derive(Debug)]
 struct Layer {
     device: Arc<Device>,
-    /// Settled: never [`Method::Auto`].
-    method: Method,
+    settled: Settled,
     options: PlanOptions,
     weights: Resident<f32>,
 }
@@ -59,10 +58,19 @@ impl Prepared {
         weights: &[f32],
         options: &PlanOptions,
     ) -> Result<Prepared, ConvError> {
-        let mut schedule = schedule::schedule(method, spec, weights, options, &device.limits())?;
-        let weights = device.upload(&std::mem::take(&mut schedule.weights))?;
-        let layer = Layer { device: Arc::clone(device), method: schedule.method, options: *options, weights };
-        Prepared::of(Arc::new(layer), spec, schedule)
+        let prepare = || {
+            let mut schedule = schedule::schedule(method, spec, weights, options, &device.limits())?;
+            let weights = device.upload(&std::mem::take(&mut schedule.weights))?;
+            let layer =
+                Layer { device: Arc::clone(device), settled: schedule.settled, options: *options, weights };
+            Prepared::of(Arc::new(layer), spec, schedule)
+        };
+        let trusted = device.distrusted().is_none();
+        match prepare() {
+            // A function turned out to be wrong here: the next schedule has none of its kind.
+            Err(_) if trusted && device.distrusted().is_some() => prepare(),
+            outcome => outcome,
+        }
     }
 
     fn of(layer: Arc<Layer>, spec: &ConvSpec, schedule: Schedule) -> Result<Prepared, ConvError> {
@@ -78,9 +86,9 @@ impl Prepared {
 
     pub(super) fn resized(&self, spec: &ConvSpec) -> Result<Prepared, ConvError> {
         kernel::check_resize(spec, &self.spec)?;
-        let Layer { device, method, options, .. } = &*self.layer;
+        let Layer { device, settled, options, .. } = &*self.layer;
         device.working()?;
-        let schedule = schedule::resized(*method, spec, options, &device.limits())?;
+        let schedule = schedule::resized(*settled, spec, options, &device.limits())?;
         Prepared::of(Arc::clone(&self.layer), spec, schedule)
     }
 
@@ -97,23 +105,10 @@ impl Prepared {
         let (offsets, _offsets_read) = self.offsets.device_ptr(stream);
         let Addresses { input, bias, output, scratch } = addresses;
         for (function, launch) in &self.launches {
-            let pointers = [&input, &weights, &offsets, &bias, &output, &scratch].map(pointer);
-            let [input, weights, offsets, bias, output, scratch] = pointers;
-            let params = pointer(&launch.params);
-            let mut arguments = [input, weights, offsets, bias, output, scratch, params];
-            let [x, y, z] = launch.grid;
-            // SAFETY: every kernel takes these six pointers and then `Params`; it stays within buffers of the lengths
-            // that the schedule was made for, which the caller vouches for. The driver copies the arguments.
-            device.check("cuLaunchKernel", unsafe {
-                result::launch_kernel(
-                    function.cu_function(),
-                    (x, y, z),
-                    (launch.block, 1, 1),
-                    launch.shared_bytes,
-                    stream.cu_stream(),
-                    &mut arguments,
-                )
-            })?;
+            // SAFETY: the caller vouches for the buffers, and the layer has the weights and offsets.
+            unsafe {
+                launch_on(device, stream, function, launch, [input, weights, offsets, bias, output, scratch])
+            }?;
         }
         Ok(())
     }
@@ -132,10 +127,42 @@ impl Prepared {
     }
 
     pub(super) fn kernel_id(&self) -> &'static str {
-        self.layer.method.id()
+        self.layer.settled.method.id()
     }
 
     pub(super) fn packed_bytes(&self) -> usize {
         self.layer.weights.num_bytes()
     }
+}
+
+/// Enqueues a kernel on the addresses of input, weights, offsets, bias, output and scratch memory. The context is the
+/// thread's own.
+///
+/// # Safety
+/// Each is zero, where the kernel looks for that, or a buffer in the device's memory, of the length that the launch was
+/// made for, that stays until the stream has passed the kernel; nothing else writes to it, or reads output and scratch
+/// memory, meanwhile.
+pub(super) unsafe fn launch_on(
+    device: &Device,
+    stream: &CudaStream,
+    function: &CudaFunction,
+    launch: &Launch,
+    addresses: [CUdeviceptr; 6],
+) -> Result<(), ConvError> {
+    let [input, weights, offsets, bias, output, scratch] = addresses.each_ref().map(pointer);
+    let params = pointer(&launch.params);
+    let mut arguments = [input, weights, offsets, bias, output, scratch, params];
+    let [x, y, z] = launch.grid;
+    // SAFETY: every kernel takes these six pointers and then `Params`; it stays within buffers of the lengths that the
+    // schedule was made for, which the caller vouches for. The driver copies the arguments.
+    device.check("cuLaunchKernel", unsafe {
+        result::launch_kernel(
+            function.cu_function(),
+            (x, y, z),
+            (launch.block, 1, 1),
+            launch.shared_bytes,
+            stream.cu_stream(),
+            &mut arguments,
+        )
+    })
 }

@@ -15,6 +15,8 @@ pub(crate) struct Limits {
     pub(crate) multiprocessors: u32,
     /// The most shared memory that a block can ask for.
     pub(crate) shared_bytes: u32,
+    /// Whether it has products of warpgroups, and has not given wrong ones.
+    pub(crate) warpgroups: bool,
 }
 
 /// A way to compute a convolution on the device.
@@ -36,6 +38,23 @@ pub(crate) enum Method {
     Depthwise,
 }
 
+/// Who makes a product on tensor cores together.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Team {
+    /// A warp: `device/mma.cuh`. Also of kernels that have no such products.
+    Warp,
+    /// Four warps: `device/wgmma.cuh`.
+    Warpgroup,
+}
+
+/// How a layer is computed, whatever its size: what packed weights depend on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Settled {
+    /// Never [`Method::Auto`].
+    pub(crate) method: Method,
+    pub(crate) team: Team,
+}
+
 /// A kernel's launch.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Launch {
@@ -49,8 +68,7 @@ pub(crate) struct Launch {
 /// All that a device needs for a convolution.
 #[derive(Clone, Debug)]
 pub(crate) struct Schedule {
-    /// What [`Method::Auto`] became.
-    pub(crate) method: Method,
+    pub(crate) settled: Settled,
     /// In order, on one stream.
     pub(crate) launches: Vec<Launch>,
     /// Packed; empty if they were not asked for.
@@ -156,7 +174,10 @@ fn check_sizes(method: Method, spec: &ConvSpec) -> Result<(), String> {
         _ => product(&[spec.group_in_channels(), kh, kw])
             .and_then(|steps| steps.checked_next_multiple_of(STEPS)),
     };
-    let packed = steps.zip(filters).and_then(|(steps, filters)| product(&[spec.groups(), steps, filters]));
+    // Some devices have both parts of split weights.
+    let parts = if method == Method::Tf32x3 { 2 } else { 1 };
+    let packed =
+        steps.zip(filters).and_then(|(steps, filters)| product(&[spec.groups(), parts, steps, filters]));
     at_most("packed weights", packed, MOST)
 }
 
@@ -174,44 +195,69 @@ pub(crate) fn schedule(
     options: &PlanOptions,
     limits: &Limits,
 ) -> Result<Schedule, ConvError> {
-    let mut schedule = resized(method, spec, options, limits)?;
-    schedule.weights = pack::weights(schedule.method, spec, weights)?;
+    let settled = settle(method, spec, options, limits)?;
+    let mut schedule = resized(settled, spec, options, limits)?;
+    schedule.weights = pack::weights(settled, spec, weights)?;
     Ok(schedule)
 }
 
-/// Makes the schedule without weights: those of a plan of the same layer, whose settled `method` this is, serve
-/// as they are.
-pub(crate) fn resized(
+/// Settles what depends on the layer alone.
+fn settle(
     method: Method,
     spec: &ConvSpec,
     options: &PlanOptions,
     limits: &Limits,
-) -> Result<Schedule, ConvError> {
-    let unsupported = |what| Unsupported::new(method.id(), what, spec);
-    method.supports(spec).map_err(unsupported)?;
-    let settled = match method {
+) -> Result<Settled, ConvError> {
+    method.supports(spec).map_err(|what| Unsupported::new(method.id(), what, spec))?;
+    let method = match method {
         Method::Auto => choose(spec, options, limits),
         named => named,
     };
+    Ok(Settled::new(method, spec, limits))
+}
+
+impl Settled {
+    fn new(method: Method, spec: &ConvSpec, limits: &Limits) -> Self {
+        let products = matches!(method, Method::Tf32x3 | Method::Tf32 | Method::Bf16);
+        // Of 32 filters half of a warpgroup's smallest tile would be empty. In NHWC it has no form for channels that
+        // are fetched one by one.
+        let fits = spec.group_out_channels() > 32
+            && (spec.layout() == Layout::Nchw || spec.group_in_channels().is_multiple_of(4));
+        let team = if products && limits.warpgroups && fits { Team::Warpgroup } else { Team::Warp };
+        Settled { method, team }
+    }
+}
+
+/// Makes the schedule without weights: those of a plan of the same layer, for which this was settled, serve as they
+/// are.
+pub(crate) fn resized(
+    settled: Settled,
+    spec: &ConvSpec,
+    options: &PlanOptions,
+    limits: &Limits,
+) -> Result<Schedule, ConvError> {
+    let method = settled.method;
+    let unsupported = |what| Unsupported::new(method.id(), what, spec);
+    method.supports(spec).map_err(unsupported)?;
     let params = params(settled, spec, options);
-    let (launches, scratch_len) = match settled {
+    let (launches, scratch_len) = match method {
         Method::Depthwise => Some((vec![depthwise::launch(spec, params)], 0)),
         Method::Winograd => winograd::launch(spec, params, limits).map(|launch| (vec![launch], 0)),
         _ => tiling::best(settled, spec, &params, limits).map(|(_, tiling)| tiling.launches(params)),
     }
     .ok_or_else(|| unsupported(missing(limits)))?;
-    let offsets = match settled {
+    let offsets = match method {
         Method::Depthwise | Method::Winograd => Vec::new(),
         _ => pack::offsets(spec, window_of(spec))?,
     };
     Ok(Schedule {
-        method: settled,
+        settled,
         launches,
         weights: Vec::new(),
         offsets,
         scratch_len,
-        error_model: settled.error_model(spec),
-        flops: if settled == Method::Winograd { winograd::flops(spec) } else { spec.flops() },
+        error_model: method.error_model(spec),
+        flops: if method == Method::Winograd { winograd::flops(spec) } else { spec.flops() },
     })
 }
 
@@ -236,8 +282,9 @@ fn choose(spec: &ConvSpec, options: &PlanOptions, limits: &Limits) -> Method {
         return Method::Depthwise;
     }
     let tiled = |method: Method| {
-        let params = params(method, spec, options);
-        tiling::best(method, spec, &params, limits).map(|(cost, _)| (cost, method))
+        let settled = Settled::new(method, spec, limits);
+        let params = params(settled, spec, options);
+        tiling::best(settled, spec, &params, limits).map(|(cost, _)| (cost, method))
     };
     let mut costs = vec![tiled(Method::Fp32)];
     if options.accuracy > Accuracy::Strict {
@@ -245,7 +292,7 @@ fn choose(spec: &ConvSpec, options: &PlanOptions, limits: &Limits) -> Method {
             costs.push(tiled(Method::Tf32x3));
         }
         if Method::Winograd.supports(spec).is_ok() {
-            let params = params(Method::Winograd, spec, options);
+            let params = params(Settled::new(Method::Winograd, spec, limits), spec, options);
             let launch = winograd::launch(spec, params, limits);
             costs.push(launch.map(|launch| (winograd::cost(&launch, &params, limits), Method::Winograd)));
         }
@@ -255,9 +302,9 @@ fn choose(spec: &ConvSpec, options: &PlanOptions, limits: &Limits) -> Method {
 }
 
 /// The parameters that do not depend on tiles. Everything fits: `Method::supports` has looked.
-fn params(method: Method, spec: &ConvSpec, options: &PlanOptions) -> Params {
+pub(super) fn params(settled: Settled, spec: &ConvSpec, options: &PlanOptions) -> Params {
     let int = |size: usize| size as i32;
-    let (weight_pitch, rows) = pack::shape(method, spec);
+    let (weight_pitch, rows) = pack::shape(settled, spec);
     let [in_channel, in_row, in_column] = pack::input_distances(spec);
     let plane = spec.out_height() * spec.out_width();
     let [out_channel, out_pixel] = match spec.layout() {
@@ -333,10 +380,16 @@ mod tests {
     ];
 
     fn limits(((major, minor), multiprocessors, kib): ((u32, u32), u32, u32)) -> Limits {
-        Limits { compute_capability: (major, minor), multiprocessors, shared_bytes: kib << 10 }
+        let warpgroups = (major, minor) == (9, 0);
+        Limits { compute_capability: (major, minor), multiprocessors, shared_bytes: kib << 10, warpgroups }
     }
 
-    const H100: Limits = Limits { compute_capability: (9, 0), multiprocessors: 132, shared_bytes: 227 << 10 };
+    const H100: Limits = Limits {
+        compute_capability: (9, 0),
+        multiprocessors: 132,
+        shared_bytes: 227 << 10,
+        warpgroups: true,
+    };
 
     const SPECS: [&str; 12] = [
         "c1 h1 w1 o1 k1",
@@ -354,7 +407,17 @@ mod tests {
     ];
 
     fn plain(method: Method, text: &str, limits: &Limits) -> Result<Schedule, ConvError> {
-        resized(method, &text.parse().unwrap(), &PlanOptions::default(), limits)
+        with(method, text, &PlanOptions::default(), limits)
+    }
+
+    fn with(
+        method: Method,
+        text: &str,
+        options: &PlanOptions,
+        limits: &Limits,
+    ) -> Result<Schedule, ConvError> {
+        let spec = text.parse().unwrap();
+        resized(settle(method, &spec, options, limits)?, &spec, options, limits)
     }
 
     /// Of every tiling of every convolution on every device: tiles cover the product and none is empty, so do the parts,
@@ -364,8 +427,10 @@ mod tests {
         for (text, device) in SPECS.iter().flat_map(|text| DEVICES.map(|device| (text, device))) {
             let (spec, limits): (ConvSpec, _) = (text.parse().unwrap(), limits(device));
             for method in METHODS.into_iter().filter(|method| method.supports(&spec).is_ok()) {
-                for tiling in tiling::all(method, &spec, &limits) {
-                    let (launches, scratch) = tiling.launches(params(method, &spec, &PlanOptions::default()));
+                let settled = Settled::new(method, &spec, &limits);
+                for tiling in tiling::all(settled, &spec, &limits) {
+                    let (launches, scratch) =
+                        tiling.launches(params(settled, &spec, &PlanOptions::default()));
                     let (p, [filters, pixels]) = (launches[0].params, tiling.variant.tile.map(|n| n as i32));
                     let name = tiling.variant.function;
                     let covers =
@@ -392,7 +457,7 @@ mod tests {
         for (text, device) in SPECS.iter().flat_map(|text| DEVICES.map(|device| (text, device))) {
             for method in [Method::Auto, Method::Fp32] {
                 let schedule = plain(method, text, &limits(device)).unwrap();
-                assert_ne!(schedule.method, Method::Auto);
+                assert_ne!(schedule.settled.method, Method::Auto);
                 assert!(!schedule.launches.is_empty());
             }
         }
@@ -440,7 +505,7 @@ mod tests {
         let spec = "n64 c256 h28 w28 o256 k1";
         let of = |text: &str, accuracy, limits: &Limits| {
             let options = PlanOptions { accuracy, ..Default::default() };
-            resized(Method::Auto, &text.parse().unwrap(), &options, limits).unwrap().method
+            with(Method::Auto, text, &options, limits).unwrap().settled.method
         };
         assert_eq!(of(spec, Accuracy::Standard, &H100), Method::Tf32x3);
         assert_eq!(of(spec, Accuracy::Strict, &H100), Method::Fp32);
@@ -452,11 +517,34 @@ mod tests {
         assert_eq!(of("n8 c144 h28 w28 o144 k3 p1 g144", Accuracy::Strict, &H100), Method::Depthwise);
     }
 
+    /// Warpgroups are for the devices that have them and layers that fill their tiles, whatever the size.
+    #[test]
+    fn warpgroups_go_by_device_and_layer() {
+        let without = Limits { warpgroups: false, ..H100 };
+        for method in [Method::Tf32x3, Method::Tf32, Method::Bf16] {
+            let team = |text: &str, limits: &Limits| {
+                let schedule = plain(method, text, limits).unwrap();
+                let of_function = schedule.launches[0].function.contains("_warpgroups");
+                assert_eq!(of_function, schedule.settled.team == Team::Warpgroup, "{text}");
+                schedule.settled.team
+            };
+            for text in ["c3 h8 w8 o64 k3", "n64 c3 h80 w80 o64 k3", "c4 h8 w8 o33 k1 nhwc"] {
+                assert_eq!(team(text, &H100), Team::Warpgroup, "{text}");
+                assert_eq!(team(text, &without), Team::Warp, "{text}");
+                assert_eq!(team(text, &limits(DEVICES[4])), Team::Warp, "{text}");
+            }
+            for text in ["c64 h8 w8 o32 k3", "c64 h8 w8 o64 k1 g2", "c6 h8 w8 o64 k1 nhwc"] {
+                assert_eq!(team(text, &H100), Team::Warp, "{text}");
+            }
+        }
+        assert_eq!(plain(Method::Fp32, "c64 h8 w8 o64 k3", &H100).unwrap().settled.team, Team::Warp);
+    }
+
     /// Plans of several sizes share packed weights.
     #[test]
     fn packed_weights_do_not_depend_on_the_size() {
         let [one, other] =
-            ["c20 h9 w9 o24 k3 p1", "n3 c20 h40 w17 o24 k3 p1"].map(|text| text.parse::<ConvSpec>().unwrap());
+            ["c20 h9 w9 o40 k3 p1", "n3 c20 h40 w17 o40 k3 p1"].map(|text| text.parse::<ConvSpec>().unwrap());
         let weights: Vec<f32> = (0..one.weights_len()).map(|i| i as f32).collect();
         for method in METHODS.into_iter().filter(|method| ![Method::Auto, Method::Depthwise].contains(method))
         {

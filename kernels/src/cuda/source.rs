@@ -11,6 +11,7 @@ const HEADERS: &[&str] = &[
     include_str!("device/epilogue.cuh"),
     include_str!("device/simt.cuh"),
     include_str!("device/mma.cuh"),
+    include_str!("device/wgmma.cuh"),
     include_str!("device/depthwise.cuh"),
     include_str!("device/winograd.cuh"),
     include_str!("device/reduce.cuh"),
@@ -38,6 +39,7 @@ pub fn functions() -> Vec<Function> {
         compute_capability: variant.capability,
         threads: variant.threads,
         shared_bytes: variant.shared_bytes,
+        only: variant.warpgroups,
     });
     let others = OTHERS.iter().map(|(function, _)| *function);
     let depthwise = depthwise::INSTANCES.iter().map(|instance| instance.function);

@@ -12,7 +12,7 @@
 //! again, and costs a second launch. The constants are estimates, good enough to compare tiles with.
 
 use super::params::Params;
-use super::schedule::{Launch, Limits, Method, window_of};
+use super::schedule::{Launch, Limits, Settled, Team, window_of};
 use super::variant::{OTHERS, STEPS, VARIANTS, Variant};
 use crate::spec::ConvSpec;
 
@@ -38,18 +38,18 @@ pub(crate) struct Tiling {
 
 /// The tiling that should take least time, and that in multiply-adds, if the device can run any.
 pub(crate) fn best(
-    method: Method,
+    settled: Settled,
     spec: &ConvSpec,
     params: &Params,
     limits: &Limits,
 ) -> Option<(f64, Tiling)> {
-    all(method, spec, limits)
+    all(settled, spec, limits)
         .map(|tiling| (tiling.cost(params, limits), tiling))
         .min_by(|(a, _), (b, _)| a.total_cmp(b))
 }
 
 /// Every tiling of a convolution that the device can run.
-pub(crate) fn all(method: Method, spec: &ConvSpec, limits: &Limits) -> impl Iterator<Item = Tiling> {
+pub(crate) fn all(settled: Settled, spec: &ConvSpec, limits: &Limits) -> impl Iterator<Item = Tiling> {
     let width = super::pack::width(spec);
     let (layout, window, limits) = (spec.layout(), window_of(spec), *limits);
     let tiles = super::pack::steps(spec).1 / STEPS;
@@ -57,7 +57,8 @@ pub(crate) fn all(method: Method, spec: &ConvSpec, limits: &Limits) -> impl Iter
     VARIANTS
         .iter()
         .filter(move |variant| {
-            variant.method == method
+            variant.method == settled.method
+                && variant.warpgroups == (settled.team == Team::Warpgroup)
                 && variant.layout == layout
                 && variant.window == window
                 && variant.width <= width

@@ -35,6 +35,8 @@ pub(crate) struct Variant {
     pub(crate) shared_bytes: u32,
     /// The oldest compute capability that runs it.
     pub(crate) capability: (u32, u32),
+    /// Whether its products are those of warpgroups, which no other compute capability has than 9.0.
+    pub(crate) warpgroups: bool,
     /// Multiply-adds of a multiprocessor with enough such blocks, in units of what its CUDA cores do at most.
     pub(crate) efficiency: f64,
 }
@@ -93,6 +95,7 @@ macro_rules! simt {
             threads: $bm / $tm * ($bn / $tn),
             shared_bytes: (4 * $stages * (STEPS * $bm + pixel_floats(layout!($layout), $bn, 0))) as u32,
             capability: if $stages == 2 { (7, 5) } else { (8, 0) },
+            warpgroups: false,
             efficiency: $efficiency,
         }
     };
@@ -135,6 +138,53 @@ macro_rules! mma {
             threads: $bm / $wm * ($bn / $wn) * 32,
             shared_bytes: (4 * $stages * (STEPS * $bm + pixel_floats(layout!($layout), $bn, 8))) as u32,
             capability: (8, 0),
+            warpgroups: false,
+            efficiency: $efficiency,
+        }
+    };
+}
+
+/// A row for `CONV_WARPGROUPS`, with its arguments in the same order; then the efficiency.
+macro_rules! warpgroups {
+    ($name:ident, $product:ident, $layout:ident, $width:literal, $bm:literal, $bn:literal, $stages:literal,
+     $blocks:literal; $efficiency:literal) => {
+        Variant {
+            function: stringify!($name),
+            instance: concat!(
+                "CONV_WARPGROUPS(",
+                stringify!($name),
+                ", ",
+                stringify!($product),
+                ", ",
+                stringify!($layout),
+                ", ",
+                $width,
+                ", ",
+                $bm,
+                ", ",
+                $bn,
+                ", ",
+                $stages,
+                ", ",
+                $blocks,
+                ")\n"
+            ),
+            method: product!($product),
+            layout: layout!($layout),
+            width: $width,
+            window: Window::Masked,
+            tile: [$bm, $bn],
+            threads: $bn * 2,
+            shared_bytes: {
+                let weights = match product!($product) {
+                    Method::Tf32x3 => 2 * STEPS * $bm,
+                    Method::Bf16 => STEPS * $bm / 2,
+                    _ => STEPS * $bm,
+                };
+                (4 * $stages * (weights + pixel_floats(layout!($layout), $bn, 8))) as u32
+            },
+            capability: (9, 0),
+            warpgroups: true,
             efficiency: $efficiency,
         }
     };
@@ -211,6 +261,18 @@ pub(crate) static VARIANTS: &[Variant] = &[
     mma!(conv_bf16_nhwc4_128x128, BF16, NHWC, 4, 128, 128, 32, 64, 4, 1; 4.00),
     mma!(conv_bf16_nhwc4_64x64, BF16, NHWC, 4, 64, 64, 32, 32, 4, 3; 3.20),
     mma!(conv_bf16_nhwc_64x64, BF16, NHWC, 1, 64, 64, 32, 32, 4, 3; 2.94),
+    warpgroups!(conv_tf32x3_nchw_128x128_warpgroups, TF32X3, NCHW, 1, 128, 128, 4, 1; 1.90),
+    warpgroups!(conv_tf32x3_nchw_64x64_warpgroups, TF32X3, NCHW, 1, 64, 64, 4, 4; 1.50),
+    warpgroups!(conv_tf32x3_nhwc4_128x128_warpgroups, TF32X3, NHWC, 4, 128, 128, 4, 1; 1.90),
+    warpgroups!(conv_tf32x3_nhwc4_64x64_warpgroups, TF32X3, NHWC, 4, 64, 64, 4, 4; 1.50),
+    warpgroups!(conv_tf32_nchw_128x128_warpgroups, TF32, NCHW, 1, 128, 128, 4, 2; 4.50),
+    warpgroups!(conv_tf32_nchw_64x64_warpgroups, TF32, NCHW, 1, 64, 64, 4, 5; 3.50),
+    warpgroups!(conv_tf32_nhwc4_128x128_warpgroups, TF32, NHWC, 4, 128, 128, 4, 2; 4.50),
+    warpgroups!(conv_tf32_nhwc4_64x64_warpgroups, TF32, NHWC, 4, 64, 64, 4, 5; 3.50),
+    warpgroups!(conv_bf16_nchw_128x128_warpgroups, BF16, NCHW, 1, 128, 128, 4, 2; 5.50),
+    warpgroups!(conv_bf16_nchw_64x64_warpgroups, BF16, NCHW, 1, 64, 64, 4, 5; 4.20),
+    warpgroups!(conv_bf16_nhwc4_128x128_warpgroups, BF16, NHWC, 4, 128, 128, 4, 2; 5.50),
+    warpgroups!(conv_bf16_nhwc4_64x64_warpgroups, BF16, NHWC, 4, 64, 64, 4, 5; 4.20),
 ];
 
 /// A device function, for tools and tests that compile or launch it.
@@ -224,10 +286,12 @@ pub struct Function {
     pub threads: u32,
     /// Bytes of dynamic shared memory of a block.
     pub shared_bytes: u32,
+    /// Whether no newer compute capability runs it either.
+    pub only: bool,
 }
 
 /// Functions that do not multiply tiles, with the lines that make them.
 pub(crate) static OTHERS: &[(Function, &str)] = &[(
-    Function { name: "conv_reduce", compute_capability: (7, 5), threads: 256, shared_bytes: 0 },
+    Function { name: "conv_reduce", compute_capability: (7, 5), threads: 256, shared_bytes: 0, only: false },
     "CONV_REDUCE(conv_reduce)\n",
 )];

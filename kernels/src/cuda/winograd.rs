@@ -32,7 +32,13 @@ pub(super) static INSTANCES: &[(Layout, Function, &str)] = &[
 
 const fn function(name: &'static str) -> Function {
     let stage = CHANNELS * ELEMENTS * (FILTERS + TILES);
-    Function { name, compute_capability: (8, 0), threads: 256, shared_bytes: (2 * 4 * stage) as u32 }
+    Function {
+        name,
+        compute_capability: (8, 0),
+        threads: 256,
+        shared_bytes: (2 * 4 * stage) as u32,
+        only: false,
+    }
 }
 
 /// Whether a convolution is one of F(2×2, 3×3).

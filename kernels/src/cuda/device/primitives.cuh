@@ -7,6 +7,7 @@
 #define CONV_REGISTER(name, threads) CONV_EMULATED_KERNEL(name, threads)
 #else
 typedef unsigned int uint32_t;
+typedef unsigned long long uint64_t;
 #define CONV_SHARED(name) extern __shared__ __align__(16) float name[]
 #define CONV_REGISTER(name, threads)
 #endif
@@ -110,6 +111,87 @@ CONV_INLINE void load_matrices(float (&elements)[4], const float *row) {
     for (int i = 0; i < 4; i++) elements[i] = __uint_as_float(bits[i]);
 #endif
 }
+
+// ---- Products of warpgroups: 4 successive warps, compute capability 9.0 and no other -------------------------------
+
+// An address as instructions count it in a block's shared memory.
+CONV_INLINE uint32_t shared_address(const float *at) {
+#ifdef CONV_EMULATED
+    return emulator::shared_address(at);
+#else
+    return (uint32_t)__cvta_generic_to_shared(at);
+#endif
+}
+
+// What the thread has written to shared memory, copies that it has waited for included, is there for products of
+// warpgroups after the next barrier.
+CONV_INLINE void fence_shared() {
+#ifdef CONV_EMULATED
+    emulator::fence_proxy();
+#elif defined(__CUDA_ARCH_FEAT_SM90_ALL)
+    asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
+#endif
+}
+
+// Before the first product and wherever the program has touched registers of one.
+CONV_INLINE void fence_registers() {
+#ifdef CONV_EMULATED
+    emulator::fence_wgmma();
+#elif defined(__CUDA_ARCH_FEAT_SM90_ALL)
+    asm volatile("wgmma.fence.sync.aligned;" ::: "memory");
+#endif
+}
+
+// Waits for all products of the warpgroup; `d` is what they add to.
+template <int COLUMNS> CONV_INLINE void finish_products(float (&d)[COLUMNS][4]) {
+#ifdef CONV_EMULATED
+    emulator::commit_wgmma();
+    emulator::wait_wgmma(0);
+#elif defined(__CUDA_ARCH_FEAT_SM90_ALL)
+    asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory");
+    asm volatile("wgmma.wait_group.sync.aligned 0;" ::: "memory");
+    // The compiler does not know that the sums arrive here.
+#pragma unroll
+    for (int j = 0; j < COLUMNS; j++)
+        asm volatile("" : "+f"(d[j][0]), "+f"(d[j][1]), "+f"(d[j][2]), "+f"(d[j][3]) : : "memory");
+#endif
+}
+
+// d += a · b, or d = a · b if it does not `add`, by a warpgroup, behind the program's back: 64 × 8 times 8 × N in TF32,
+// 64 × 16 times 16 × N in bfloat16. Each warp has 16 rows; a, and d for each 8 columns, are as in mma_tf32 and
+// mma_bf16. b lies in shared memory, where its descriptor says. Neither a nor d may be touched before the wait.
+#define CONV_SUMS_1(j) "+f"(d[j][0]), "+f"(d[j][1]), "+f"(d[j][2]), "+f"(d[j][3])
+#define CONV_SUMS_4(j) CONV_SUMS_1(j), CONV_SUMS_1(j + 1), CONV_SUMS_1(j + 2), CONV_SUMS_1(j + 3)
+#define CONV_SUMS_8 CONV_SUMS_4(0), CONV_SUMS_4(4)
+#define CONV_SUMS_16 CONV_SUMS_8, CONV_SUMS_4(8), CONV_SUMS_4(12)
+#define CONV_NAMES_8                                                                                          \
+    "%0,%1,%2,%3,%4,%5,%6,%7,%8,%9,%10,%11,%12,%13,%14,%15,"                                                  \
+    "%16,%17,%18,%19,%20,%21,%22,%23,%24,%25,%26,%27,%28,%29,%30,%31"
+#define CONV_NAMES_16                                                                                         \
+    CONV_NAMES_8 ",%32,%33,%34,%35,%36,%37,%38,%39,%40,%41,%42,%43,%44,%45,%46,%47,"                          \
+                 "%48,%49,%50,%51,%52,%53,%54,%55,%56,%57,%58,%59,%60,%61,%62,%63"
+#ifdef CONV_EMULATED
+#define CONV_WGMMA(NAME, COLUMNS, INSTRUCTION, A, B, ADD, TRANSPOSED)                                         \
+    CONV_INLINE void NAME(float (&d)[COLUMNS][4], const uint32_t (&a)[4], uint64_t b, bool add) {             \
+        emulator::NAME(&d[0][0], COLUMNS, a, b, add);                                                         \
+    }
+#elif defined(__CUDA_ARCH_FEAT_SM90_ALL)
+#define CONV_WGMMA(NAME, COLUMNS, INSTRUCTION, A, B, ADD, TRANSPOSED)                                         \
+    CONV_INLINE void NAME(float (&d)[COLUMNS][4], const uint32_t (&a)[4], uint64_t b, bool add) {             \
+        asm volatile("{.reg .pred p; setp.ne.b32 p, " ADD ", 0;"                                              \
+                     "wgmma.mma_async.sync.aligned." INSTRUCTION " {" CONV_NAMES_##COLUMNS "}, {" A "}, " B   \
+                     ", p, 1, 1" TRANSPOSED ";}"                                                              \
+                     : CONV_SUMS_##COLUMNS                                                                    \
+                     : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"((int)add)                      \
+                     : "memory");                                                                             \
+    }
+#else
+#define CONV_WGMMA(NAME, COLUMNS, INSTRUCTION, A, B, ADD, TRANSPOSED)
+#endif
+CONV_WGMMA(wgmma_tf32, 8, "m64n64k8.f32.tf32.tf32", "%32,%33,%34,%35", "%36", "%37", "")
+CONV_WGMMA(wgmma_tf32, 16, "m64n128k8.f32.tf32.tf32", "%64,%65,%66,%67", "%68", "%69", "")
+CONV_WGMMA(wgmma_bf16, 8, "m64n64k16.f32.bf16.bf16", "%32,%33,%34,%35", "%36", "%37", ", 0")
+CONV_WGMMA(wgmma_bf16, 16, "m64n128k16.f32.bf16.bf16", "%64,%65,%66,%67", "%68", "%69", ", 0")
 
 // Keeps the compiler from loading ahead of here, which takes registers.
 CONV_INLINE void keep_order() { asm volatile("" ::: "memory"); }

@@ -264,8 +264,9 @@ struct PixelCopies<NHWC, WIDTH, PIXELS, PADDING, THREADS, STAGES, Window> {
     }
 };
 
-// Runs `multiply(weights, pixels)` on each tile of the steps, while later tiles are on their way.
-template <int STAGES, class Weights, class Pixels, class Multiply>
+// Runs `multiply(weights, pixels)` on each tile of the steps, while later tiles are on their way. FENCED if that is by
+// products of warpgroups.
+template <int STAGES, bool FENCED = false, class Weights, class Pixels, class Multiply>
 CONV_INLINE void pipeline(float *shared, Weights &weights, Pixels &pixels, const Place &place, const Params &p,
                           Multiply multiply) {
     constexpr int SIZE = Weights::SIZE + Pixels::SIZE;
@@ -286,6 +287,7 @@ CONV_INLINE void pipeline(float *shared, Weights &weights, Pixels &pixels, const
             // This tile has landed, for every thread; and every thread has left the one before, whose
             // place the next copies take.
             copy_wait<STAGES - 2>();
+            if constexpr (FENCED) fence_shared();
             __syncthreads();
             const int filling = reading == 0 ? STAGES - 1 : reading - 1;
             if (tile + STAGES - 1 < tiles) start(filling);
