@@ -241,14 +241,22 @@ impl WeightsPlan {
                 });
             }
         }
-        parallel::for_each_range(threads, filters.len(), &mut [], 0, &|items, _| {
+        // Filters of a panel whose sums share cache lines, together.
+        let blocks = blocking.width.div_ceil(LINE);
+        parallel::for_each_range(threads, panels * blocks, &mut [], 0, &|items, _| {
             for item in items {
-                let len = blocking.places.len();
-                // SAFETY: each item has a filter's gradient for itself; all sums have been made.
+                let (panel, inside) = (item / blocks, item % blocks * LINE);
+                let (len, width) = (blocking.places.len(), blocking.width);
+                let first = panel * width + inside;
+                let used = LINE.min(width - inside).min(filters.len().saturating_sub(first));
+                if used == 0 {
+                    continue;
+                }
+                // SAFETY: each item has its filters' gradients for itself; all sums have been made.
                 unsafe {
-                    let sums = sums.at(item / blocking.width * len * blocking.width + item % blocking.width);
-                    let to = grad_weights.at((filters.start + item) * len);
-                    self.put(sums, std::slice::from_raw_parts_mut(to, len));
+                    let sums = sums.at(panel * len * width + inside);
+                    let to = grad_weights.at((filters.start + first) * len);
+                    self.put(sums, used, std::slice::from_raw_parts_mut(to, used * len));
                 }
             }
         });
@@ -342,17 +350,24 @@ impl WeightsPlan {
         }
     }
 
-    /// Puts a filter's sums, `width` apart in the order (r, s, channel), in the order of weights.
+    /// Puts the sums of some filters, which lie side by side, `width` apart in the order (r, s, channel), in the order
+    /// of weights.
     ///
     /// # Safety
     /// There are as many as in `to`.
-    unsafe fn put(&self, sums: *const f32, to: &mut [f32]) {
+    unsafe fn put(&self, sums: *const f32, filters: usize, to: &mut [f32]) {
         let taps = self.spec.kernel()[0] * self.spec.kernel()[1];
         let channels = self.spec.group_in_channels();
-        for (c, to) in to.chunks_exact_mut(taps).enumerate() {
-            for (tap, to) in to.iter_mut().enumerate() {
+        let (len, width) = (taps * channels, self.blocking.width);
+        if taps == 1 && !self.options.accumulate {
+            // SAFETY: by the caller's promise.
+            return unsafe { transpose_raw(sums, width, len, filters, to.as_mut_ptr(), len) };
+        }
+        for (place, (tap, c)) in (0..channels).flat_map(|c| (0..taps).map(move |tap| (tap, c))).enumerate() {
+            for filter in 0..filters {
                 // SAFETY: by the caller's promise.
-                let sum = unsafe { *sums.add((tap * channels + c) * self.blocking.width) };
+                let sum = unsafe { *sums.add((tap * channels + c) * width + filter) };
+                let to = &mut to[filter * len + place];
                 *to = if self.options.accumulate { *to + sum } else { sum };
             }
         }
