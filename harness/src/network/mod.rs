@@ -119,11 +119,11 @@ impl<'a> Bench<'a> {
     /// use std::{sync::Arc, time::Duration};
     /// use harness::{network::{Bench, Request}, provenance::Run};
     ///
-    /// let graph = cnn::networks::lenet5()?;
+    /// let (graph, kernels) = (cnn::networks::lenet5()?, ["auto".to_owned()]);
     /// let bench = Bench::new(Request {
     ///     name: "lenet5",
     ///     graph: &graph,
-    ///     kernels: &["auto".to_owned()],
+    ///     kernels: &kernels,
     ///     accuracy: kernels::Accuracy::Standard,
     ///     peers: &[],
     ///     time: Duration::from_millis(1),
