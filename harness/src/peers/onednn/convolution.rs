@@ -5,8 +5,9 @@ use std::time::{Duration, Instant};
 
 use kernels::ConvSpec;
 
+use super::choice::{Array, Choice};
 use super::ffi::{self, Failure, Library};
-use super::objects::{Array, Choice, Descriptors, Device, Memory, Operand, Primitive, Reorder};
+use super::objects::{Descriptors, Device, Memory, Operand, Primitive, Reorder};
 use crate::data::Tensors;
 use crate::machine;
 use crate::record::Gradient;

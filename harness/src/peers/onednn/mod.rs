@@ -10,6 +10,7 @@
 //! The library keeps no primitives that were made before (as its cache would), so that preparing a
 //! convolution again takes as long as the first time.
 
+mod choice;
 mod convolution;
 mod ffi;
 mod objects;

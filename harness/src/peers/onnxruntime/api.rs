@@ -240,7 +240,7 @@ pub(super) struct Session<'a> {
     session: Owned<OrtSession>,
     output: Output,
     _input: Cow<'a, Buffer>,
-    library: &'a Library,
+    runtime: &'a Library,
 }
 
 // SAFETY: what ONNX Runtime makes belongs to no thread, and the output is memory of ours.
@@ -305,13 +305,13 @@ impl<'a> Session<'a> {
             check(api, (api.BindInput)(binding.pointer, input_name.as_ptr(), x.pointer))?;
             check(api, (api.BindOutput)(binding.pointer, output_name.as_ptr(), y.pointer))?;
         }
-        Ok(Session { binding, _values: [x, y], session, output, _input: input, library })
+        Ok(Session { binding, _values: [x, y], session, output, _input: input, runtime: library })
     }
 
     /// Runs the model.
     pub(super) fn run(&mut self) -> Result<(), String> {
         let (session, binding) = (self.session.pointer, self.binding.pointer);
-        let api = self.library.api;
+        let api = self.runtime.api;
         // SAFETY: both are alive, and so are the buffers that are bound; nobody reads the output meanwhile,
         // because this borrows the whole.
         check(api, unsafe { (api.RunWithBinding)(session, ptr::null(), binding) })
@@ -319,7 +319,7 @@ impl<'a> Session<'a> {
 
     /// Ends the recording of runs; the file that it is in.
     pub(super) fn end_profile(&mut self) -> Result<PathBuf, String> {
-        let api = self.library.api;
+        let api = self.runtime.api;
         let (mut allocator, mut name) = (ptr::null_mut(), ptr::null_mut());
         // SAFETY: the session is alive; results go into pointers of ours. The allocator is the library's own.
         unsafe {

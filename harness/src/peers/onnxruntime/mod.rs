@@ -78,7 +78,7 @@ fn of_system() -> Result<Library, String> {
 
 #[derive(Debug)]
 struct OnnxRuntime {
-    library: Library,
+    runtime: Library,
     /// What was fastest, for each convolution and number of threads.
     choices: RefCell<HashMap<(ConvSpec, usize), Choice>>,
 }
@@ -97,7 +97,7 @@ const BLOCKED: Choice = Choice { level: Level::All, implementation: "mlas nchwc"
 
 impl OnnxRuntime {
     fn new(library: Library) -> Self {
-        OnnxRuntime { library, choices: RefCell::default() }
+        OnnxRuntime { runtime: library, choices: RefCell::default() }
     }
 
     /// What is fastest for a convolution: both are tried, unless they are the same.
@@ -106,8 +106,8 @@ impl OnnxRuntime {
         if let Some(&choice) = self.choices.borrow().get(&key) {
             return Ok(choice);
         }
-        let session = |choice| task.session(&self.library, choice, Cow::Borrowed(&task.input), pool);
-        let choice = if blocks_channels(&self.library, &task.model)? {
+        let session = |choice| task.session(&self.runtime, choice, Cow::Borrowed(&task.input), pool);
+        let choice = if blocks_channels(&self.runtime, &task.model)? {
             let (mut blocked, mut plain) = (session(BLOCKED)?.0, session(PLAIN)?.0);
             let first = first_is_faster([&mut blocked, &mut plain], pool).map_err(Refusal::unsupported)?;
             if first { BLOCKED } else { PLAIN }
@@ -225,7 +225,7 @@ impl Engine for OnnxRuntime {
     }
 
     fn version(&self) -> Option<String> {
-        Some(self.library.version().to_owned())
+        Some(self.runtime.version().to_owned())
     }
 
     fn prepare<'a>(
@@ -237,7 +237,7 @@ impl Engine for OnnxRuntime {
         let model = onnx::convolution(spec, io.tensors);
         let task = Task { spec: *spec, model, input: nchw::input(spec, io.tensors) };
         let choice = self.choice(&task, pool)?;
-        let (session, plan) = task.session(&self.library, choice, task.input.clone(), pool)?;
+        let (session, plan) = task.session(&self.runtime, choice, task.input.clone(), pool)?;
         let model = Box::new(Timed { session, pool });
         let made = Made { model, implementation: choice.implementation.to_owned(), plan };
         Ok(made.prepared(spec, io.tensors, pool))
@@ -245,13 +245,13 @@ impl Engine for OnnxRuntime {
 
     fn network<'a>(&'a self, model: &network::Model<'a>, pool: &'a Pool) -> Result<Made<'a>, Refusal> {
         let (session, plan) =
-            whole::session(&self.library, model, pool, None).map_err(Refusal::unsupported)?;
+            whole::session(&self.runtime, model, pool, None).map_err(Refusal::unsupported)?;
         let implementation = "mlas nchwc".to_owned();
         Ok(Made { model: Box::new(Timed { session, pool }), implementation, plan })
     }
 
     fn network_parts(&self, model: &network::Model<'_>, pool: &Pool) -> Result<Vec<Part>, String> {
-        whole::parts(&self.library, model, pool)
+        whole::parts(&self.runtime, model, pool)
     }
 }
 
