@@ -3,9 +3,9 @@
 use std::collections::HashSet;
 use std::ops::Range;
 
-use kernels::{Activation, ConvSpec, SpecError};
+use kernels::{Activation, SpecError};
 
-use crate::layer::{BatchNorm, Conv, Layer, Linear};
+use crate::layer::{BatchNorm, Layer, Linear};
 use crate::shape::MOST;
 use crate::{Error, Shape};
 
@@ -252,7 +252,7 @@ impl Graph {
     /// Multiply-accumulates of a layer for one image.
     pub(crate) fn macs_of(&self, node: &Node) -> u64 {
         match &node.layer {
-            Layer::Conv(conv) => conv_spec(conv, self.shape(node.inputs[0]), 1).map_or(0, |spec| spec.macs()),
+            Layer::Conv(conv) => conv.spec(self.shape(node.inputs[0]), 1).map_or(0, |spec| spec.macs()),
             Layer::Linear(linear) => linear.in_features as u64 * linear.out_features as u64,
             _ => 0,
         }
@@ -269,7 +269,7 @@ impl Graph {
                     Shape::Image { channels, .. } if channels == conv.in_channels => (),
                     _ => return Err(refuse(format!("maps of {} channels", conv.in_channels))),
                 }
-                let spec = conv_spec(conv, given, 1).map_err(|error| match error {
+                let spec = conv.spec(given, 1).map_err(|error| match error {
                     SpecError::KernelTooLarge { .. } => refuse(format!("larger maps ({error})")),
                     error => wrong(error.to_string()),
                 })?;
@@ -354,22 +354,6 @@ impl Graph {
             Layer::Activation(Activation::Relu) | Layer::Dropout(_) => Ok(given),
         }
     }
-}
-
-/// The kernels' description of a convolution over maps of this shape.
-pub(crate) fn conv_spec(conv: &Conv, input: Shape, batch: usize) -> Result<ConvSpec, SpecError> {
-    let [_, height, width] = input.volume();
-    ConvSpec::builder()
-        .batch(batch)
-        .in_channels(conv.in_channels)
-        .input_size(height, width)
-        .out_channels(conv.out_channels)
-        .kernel(conv.kernel[0], conv.kernel[1])
-        .stride(conv.stride[0], conv.stride[1])
-        .padding(conv.padding)
-        .dilation(conv.dilation[0], conv.dilation[1])
-        .groups(conv.groups)
-        .build()
 }
 
 /// The tensors that a layer learns or observes.

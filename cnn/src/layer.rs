@@ -1,6 +1,8 @@
 //! What layers there are and what each is told.
 
-use kernels::{Activation, Padding};
+use kernels::{Activation, ConvSpec, Padding, SpecError};
+
+use crate::Shape;
 
 /// A layer of a network.
 #[derive(Clone, Debug, PartialEq)]
@@ -130,6 +132,31 @@ impl Conv {
             bias: true,
             algorithm: None,
         }
+    }
+
+    /// The kernels' description of it over a batch of maps of this shape, in NCHW.
+    ///
+    /// ```
+    /// let spec = cnn::Conv::new(3, 10, 5).spec(cnn::Shape::image(3, 32, 32), 2)?;
+    /// assert_eq!(spec.output_len(), 2 * 10 * 28 * 28);
+    /// # Ok::<(), kernels::SpecError>(())
+    /// ```
+    ///
+    /// # Errors
+    /// When there is no such convolution: a filter that is larger than the maps, say.
+    pub fn spec(&self, input: Shape, batch: usize) -> Result<ConvSpec, SpecError> {
+        let [_, height, width] = input.volume();
+        ConvSpec::builder()
+            .batch(batch)
+            .in_channels(self.in_channels)
+            .input_size(height, width)
+            .out_channels(self.out_channels)
+            .kernel(self.kernel[0], self.kernel[1])
+            .stride(self.stride[0], self.stride[1])
+            .padding(self.padding)
+            .dilation(self.dilation[0], self.dilation[1])
+            .groups(self.groups)
+            .build()
     }
 
     /// The same stride in both directions.

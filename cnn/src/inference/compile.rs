@@ -8,7 +8,7 @@ use kernels::{ConvError, PlanOptions};
 use super::by_image::{Group, by_image, groups, workers};
 use super::{Change, InferenceOptions, Op, Source, Step, StepInfo, kernel_of};
 use crate::fusion::{Fused, Readers};
-use crate::graph::{Graph, Node, Value, conv_spec};
+use crate::graph::{Graph, Node, Value};
 use crate::layer::{Conv, Layer, Linear};
 use crate::ops::softmax::Lines;
 use crate::ops::{norm, pool};
@@ -151,7 +151,7 @@ impl Compiler<'_> {
     }
 
     fn conv(&self, node: &Node, conv: &Conv, fused: &Fused) -> Result<Op, ConvError> {
-        let spec = conv_spec(conv, self.graph.shape(node.inputs()[0]), self.images)?;
+        let spec = conv.spec(self.graph.shape(node.inputs()[0]), self.images)?;
         let kernel = kernel_of(conv, &self.options.kernel, &spec)?;
         let first = node.parameters().start;
         let bias = conv.bias.then(|| self.values(first + 1));

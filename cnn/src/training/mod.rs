@@ -10,7 +10,7 @@ use kernels::pool::PoolPlan;
 use kernels::{PlanOptions, Workspace};
 
 use crate::error::{check_len, zeros};
-use crate::graph::{Graph, Node, Value, conv_spec};
+use crate::graph::{Graph, Node, Value};
 use crate::inference::check_extent;
 use crate::layer::Layer;
 use crate::ops::norm::Statistics;
@@ -271,7 +271,7 @@ fn keep(graph: &Graph, node: &Node, options: &TrainingOptions) -> Result<Kept, E
     let named = |error| Error::Conv { layer: node.name().to_owned(), error };
     let plan = match node.layer() {
         Layer::Conv(conv) => {
-            let spec = conv_spec(conv, given, batch).map_err(|error| named(error.into()))?;
+            let spec = conv.spec(given, batch).map_err(|error| named(error.into()))?;
             let plan = WeightsPlan::new("auto", &spec, &plan_options(options));
             return plan.map(Kept::Conv).map_err(named);
         }

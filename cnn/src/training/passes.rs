@@ -10,7 +10,7 @@ use rand_chacha::ChaCha8Rng;
 
 use super::{Back, Kept, Training, plan_options};
 use crate::Error;
-use crate::graph::{Graph, Value, conv_spec};
+use crate::graph::{Graph, Value};
 use crate::inference::kernel_of;
 use crate::layer::Layer;
 use crate::ops::softmax::{Lines, softmax, softmax_backward};
@@ -43,7 +43,7 @@ impl Training {
         let plan_options = plan_options(options);
         match node.layer() {
             Layer::Conv(conv) => {
-                let spec = conv_spec(conv, graph.shape(node.inputs()[0]), options.batch)?;
+                let spec = conv.spec(graph.shape(node.inputs()[0]), options.batch)?;
                 let kernel = kernel_of(conv, &options.kernel, &spec)?;
                 let plan = kernel.plan(&spec, &weights.all()[first], &plan_options)?;
                 let bias = conv.bias.then(|| weights.all()[first + 1].as_slice());
@@ -177,7 +177,7 @@ impl Training {
         let first = node.parameters().start;
         match (node.layer(), &self.kept[i]) {
             (Layer::Conv(layer), _) => {
-                let spec = conv_spec(layer, graph.shape(from), options.batch)?;
+                let spec = layer.spec(graph.shape(from), options.batch)?;
                 let plan = DataPlan::new("auto", &spec, &weights.all()[first], &plan_options(options))?;
                 plan.run(grad_output, None, grad_input, workspace)?;
             }

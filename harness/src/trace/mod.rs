@@ -283,22 +283,11 @@ fn case(
     input: Vec<f32>,
 ) -> Result<Case, Failure> {
     let missing = || Failure::Refused(format!("`{}` is no convolution of maps", node.name()));
-    let (Layer::Conv(conv), Shape::Image { channels, height, width }) =
-        (node.layer(), graph.shape(node.inputs()[0]))
+    let (Layer::Conv(conv), shape @ Shape::Image { .. }) = (node.layer(), graph.shape(node.inputs()[0]))
     else {
         return Err(missing());
     };
-    let spec = ConvSpec::builder()
-        .in_channels(channels)
-        .input_size(height, width)
-        .out_channels(conv.out_channels)
-        .kernel(conv.kernel[0], conv.kernel[1])
-        .stride(conv.stride[0], conv.stride[1])
-        .padding(conv.padding)
-        .dilation(conv.dilation[0], conv.dilation[1])
-        .groups(conv.groups)
-        .build()
-        .map_err(Failure::refused)?;
+    let spec = conv.spec(shape, 1).map_err(Failure::refused)?;
     let first = node.parameters().start;
     let values = |index: usize| weights.values(index).ok_or_else(missing);
     let bias = if conv.bias { values(first + 1)?.to_vec() } else { vec![0.0; conv.out_channels] };
