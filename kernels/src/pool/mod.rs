@@ -20,20 +20,38 @@
 //!
 //! # How
 //! Outputs are cut into rows, inputs of a backward pass into planes (NCHW) or channels of an image (NHWC), which
-//! threads share. In NHWC vectors are of channels and each window is walked. In NCHW the rows of a window are
-//! reduced first, column by column, into a buffer of the level-1 cache, so that any window costs a vector for each
-//! of its rows; the columns of the buffer then give the row of outputs, by loads side by side for stride 1 and by
-//! unzipping for stride 2. Backwards, maxima are looked for in vectors of windows, but for those that padding cuts;
-//! shares of averages add up in such a buffer, column by column, which goes to every row of the windows.
+//! threads share.
+//!
+//! - In NHWC vectors are of channels. Where windows overlap, what two of a row have in common is reduced once, and what
+//!   they give to the same pixel backwards adds up in registers.
+//! - In NCHW vectors are of neighbouring windows. 2×2 windows with stride 2 and 3×3 ones with stride 1 or 2 stay in
+//!   registers, both ways; of other windows the rows are reduced first, column by column, into a buffer of the level-1
+//!   cache, whose columns then give the outputs, by loads side by side for stride 1 and by unzipping for stride 2.
+//!   Backwards inputs gather what the windows that have them give, from such a buffer; windows with longer strides are
+//!   computed one by one.
+//! - A maximum has to be NaN where a pixel is, which the instructions for maxima do not say: rows are computed as if
+//!   there were none, beside a sum of all pixels that shows if there was, and then once more.
 
+mod axis;
 mod backward;
 mod forward;
-mod planes;
+mod pairs;
+mod pairs_backward;
+mod pixels_backward;
+mod pixels_forward;
+mod planes_backward;
+mod planes_forward;
+mod reduction;
 mod spec;
+mod strips;
+mod threes;
+mod threes_backward;
 
-pub(crate) use forward::sum;
+use axis::Span;
+pub(crate) use reduction::sum;
 pub use spec::{PoolSpec, PoolSpecBuilder};
 
+use crate::buffer::LINE;
 use crate::error::ConvError;
 use crate::kernel::{check_len, check_threads};
 use crate::parallel::{self, SharedOutput};
@@ -53,12 +71,6 @@ pub enum Pooling {
     },
 }
 
-/// What a window's sum is divided by, from the counts of both axes.
-#[inline(always)]
-fn divisor(rows: usize, columns: f32) -> f32 {
-    (rows as f32 * columns).max(1.0)
-}
-
 impl Pooling {
     fn counts_padding(self) -> bool {
         matches!(self, Pooling::Average { count_include_pad: true })
@@ -73,8 +85,12 @@ pub struct PoolPlan {
     pooling: Pooling,
     threads: usize,
     token: Token,
-    /// What an average counts in each column of outputs.
-    columns: Vec<f32>,
+    /// The windows along both axes, vertical and horizontal.
+    spans: [Vec<Span>; 2],
+    /// What an average counts in each column of outputs, and as much more as a vector has lanes.
+    counts: Vec<f32>,
+    /// Of each column of outputs the window's first tap in the input, and as much more.
+    firsts: Vec<f32>,
 }
 
 impl PoolPlan {
@@ -82,7 +98,7 @@ impl PoolPlan {
     ///
     /// # Errors
     /// When there are no threads, or more than one in a build without the feature `rayon`; when `CONV_ISA` names no
-    /// instruction set; when memory for a table of the output's width cannot be had.
+    /// instruction set; when memory for tables of the output's height and width cannot be had.
     pub fn new(spec: &PoolSpec, pooling: Pooling, threads: usize) -> Result<Self, ConvError> {
         let isa = Isa::best().map_err(unavailable)?;
         PoolPlan::on(isa, spec, pooling, threads)
@@ -105,12 +121,51 @@ impl PoolPlan {
     pub fn on(isa: Isa, spec: &PoolSpec, pooling: Pooling, threads: usize) -> Result<Self, ConvError> {
         check_threads(threads)?;
         let token = isa.token().map_err(unavailable)?;
-        let mut columns = crate::buffer::try_vec(spec.out_width())?;
-        let axis = spec.axis(1);
-        columns.extend((0..spec.out_width()).map(|x| axis.counted(x, pooling.counts_padding()) as f32));
+        let (height, width) = (spec.out_height(), spec.out_width());
+        let spans = [(0, height), (1, width)]
+            .map(|(axis, windows)| spec.axis(axis).spans(windows, pooling.counts_padding()));
+        let [vertical, horizontal] = spans;
+        let spans = [vertical?, horizontal?];
+        let mut counts = crate::buffer::try_vec(width.saturating_add(LINE))?;
+        let mut firsts = crate::buffer::try_vec(width.saturating_add(LINE))?;
+        counts.extend(spans[1].iter().map(|span| span.counted));
+        firsts.extend(spans[1].iter().map(|span| span.first as f32));
+        counts.resize(width + LINE, 1.0);
+        firsts.resize(width + LINE, 0.0);
         let elements = (spec.input_len() as u64).saturating_add(spec.output_len() as u64);
         let threads = parallel::worthwhile_for(threads, elements.saturating_mul(4));
-        Ok(PoolPlan { spec: *spec, pooling, threads, token, columns })
+        Ok(PoolPlan { spec: *spec, pooling, threads, token, spans, counts, firsts })
+    }
+
+    /// Whether there is one window, which has all of the input, each pixel once.
+    fn is_whole(&self) -> bool {
+        let sizes = [self.spec.in_height(), self.spec.in_width()];
+        self.spans.iter().zip(sizes).all(|(spans, size)| spans.len() == 1 && spans[0].taps == size)
+    }
+
+    /// Whether no pixel belongs to two windows, and whether each belongs to one.
+    fn tiling(&self) -> (bool, bool) {
+        let sizes = [self.spec.in_height(), self.spec.in_width()];
+        let (mut alone, mut all) = (true, true);
+        for (axis, (spans, size)) in self.spans.iter().zip(sizes).enumerate() {
+            if self.spec.dilation()[axis] > 1 && self.spec.kernel()[axis] > 1 {
+                return (false, false);
+            }
+            let next = spans[1..].iter().map(|span| span.place).chain([size]);
+            for (span, next) in spans.iter().zip(next) {
+                alone &= span.place + span.taps <= next;
+                all &= span.place + span.taps >= next;
+            }
+            all &= spans[0].place == 0;
+        }
+        (alone, all)
+    }
+
+    /// Pixels from one row of a window to the next.
+    #[inline(always)]
+    fn vertical_pitch(&self) -> usize {
+        // A dilation beyond the input leaves windows a single row there.
+        self.spec.dilation()[0].wrapping_mul(self.spec.in_width())
     }
 
     /// The pooling's shapes.
@@ -144,7 +199,8 @@ impl PoolPlan {
         let rows = images * self.spec.out_height();
         let output = SharedOutput::new(output);
         parallel::for_each_range(self.threads, rows, &mut [], 0, &|rows, _| {
-            with_token!(self.token, s => forward::rows(s, self, input, output, rows));
+            // SAFETY: the output is as long as the plan says, and each row is in one range.
+            with_token!(self.token, s => unsafe { forward::rows(s, self, input, output, rows) });
         });
         Ok(())
     }
@@ -169,11 +225,10 @@ impl PoolPlan {
         let blocks = backward::Blocks::new(&self.spec, self.threads);
         let grad_input = SharedOutput::new(grad_input);
         parallel::for_each_range(self.threads, blocks.count(&self.spec), &mut [], 0, &|range, _| {
-            for block in range {
-                with_token!(self.token, s => {
-                    backward::block(s, self, &blocks, block, input, grad_output, grad_input)
-                });
-            }
+            // SAFETY: the buffers are as long as the plan says, and each block is in one range.
+            with_token!(self.token, s => unsafe {
+                backward::blocks(s, self, &blocks, range, input, grad_output, grad_input)
+            });
         });
         Ok(())
     }

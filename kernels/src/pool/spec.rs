@@ -1,7 +1,6 @@
 //! [`PoolSpec`]: what a pooling is, with checked shape arithmetic.
 
-use std::ops::Range;
-
+use super::axis::Axis;
 use crate::error::SpecError;
 use crate::spec::{Layout, Padding};
 
@@ -265,92 +264,6 @@ impl PoolSpecBuilder {
         // Divisors of averages are products of extents with padding.
         crate::spec::elements("the window", &spec.kernel)?;
         Ok(spec)
-    }
-}
-
-/// The windows along one axis.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Axis {
-    size: usize,
-    before: usize,
-    after: usize,
-    pub(super) kernel: usize,
-    pub(super) stride: usize,
-    pub(super) dilation: usize,
-}
-
-impl Axis {
-    /// How many windows there are.
-    fn outputs(
-        &self,
-        ceil_mode: bool,
-        axis: &'static str,
-        (first, last): (&'static str, &'static str),
-    ) -> Result<usize, SpecError> {
-        const OVERFLOW: SpecError = SpecError::Overflow { what: "the padded input" };
-        let kernel = (self.kernel - 1)
-            .checked_mul(self.dilation)
-            .and_then(|reach| reach.checked_add(1))
-            .ok_or(SpecError::Overflow { what: "the dilated window" })?;
-        for (side, padding) in [(first, self.before), (last, self.after)] {
-            if padding >= kernel {
-                return Err(SpecError::PoolPadding { side, padding, kernel });
-            }
-        }
-        let padded_input = [self.before, self.after]
-            .iter()
-            .try_fold(self.size, |sum, &padding| sum.checked_add(padding))
-            .ok_or(OVERFLOW)?;
-        let rounding = if ceil_mode { self.stride - 1 } else { 0 };
-        let room = padded_input.checked_add(rounding).ok_or(OVERFLOW)?;
-        let room =
-            room.checked_sub(kernel).ok_or(SpecError::KernelTooLarge { axis, kernel, padded_input })?;
-        let outputs = room / self.stride + 1;
-        // A last window that would start in the padding behind the input: rounding up alone makes one.
-        let beyond = ceil_mode && (outputs - 1) * self.stride >= self.size + self.before;
-        Ok(outputs - usize::from(beyond))
-    }
-
-    /// From the first tap of a window to the last.
-    #[inline(always)]
-    pub(super) fn extent(&self) -> usize {
-        (self.kernel - 1) * self.dilation + 1
-    }
-
-    /// The taps of a window that lie in the input.
-    #[inline(always)]
-    pub(super) fn taps(&self, window: usize) -> Range<usize> {
-        let start = window * self.stride;
-        let first = self.before.saturating_sub(start).div_ceil(self.dilation);
-        let end = (self.size + self.before - start).div_ceil(self.dilation).min(self.kernel);
-        first.min(end)..end
-    }
-
-    /// The place in the input of a tap that lies there.
-    #[inline(always)]
-    pub(super) fn place(&self, window: usize, tap: usize) -> usize {
-        window * self.stride + tap * self.dilation - self.before
-    }
-
-    /// What an average counts: the taps in the input, or those in the padded input.
-    pub(super) fn counted(&self, window: usize, padding_too: bool) -> usize {
-        if !padding_too {
-            return self.taps(window).len();
-        }
-        (self.size + self.before + self.after - window * self.stride).div_ceil(self.dilation).min(self.kernel)
-    }
-
-    /// Of so many windows those with all their taps in the input.
-    pub(super) fn inner(&self, windows: usize) -> Range<usize> {
-        let extent = self.extent();
-        let end = (self.size + self.before).checked_sub(extent).map_or(0, |room| room / self.stride + 1);
-        let end = end.min(windows);
-        self.before.div_ceil(self.stride).min(end)..end
-    }
-
-    /// Whether the window's taps are all of the input, each once.
-    pub(super) fn is_whole(&self, window: usize) -> bool {
-        self.taps(window).len() == self.size
     }
 }
 

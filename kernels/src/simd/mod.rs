@@ -81,12 +81,30 @@ pub(crate) unsafe trait Simd: Copy + Send + Sync + fmt::Debug + 'static {
     fn sub(self, a: Self::F32, b: Self::F32) -> Self::F32;
     /// `a·b`.
     fn mul(self, a: Self::F32, b: Self::F32) -> Self::F32;
+    /// `a/b`.
+    fn div(self, a: Self::F32, b: Self::F32) -> Self::F32;
     /// Lane by lane `if x < lo { lo } else if x > hi { hi } else { x }`, so NaN stays NaN.
     fn clamp(self, x: Self::F32, lo: Self::F32, hi: Self::F32) -> Self::F32;
     /// Lane by lane the larger one; NaN where either is NaN.
     fn max(self, a: Self::F32, b: Self::F32) -> Self::F32;
-    /// Lane by lane `yes` where `a == b` or both are NaN, else `no`.
-    fn select_same(self, a: Self::F32, b: Self::F32, yes: Self::F32, no: Self::F32) -> Self::F32;
+    /// [`max`](Self::max) where neither is NaN.
+    fn max_of_numbers(self, a: Self::F32, b: Self::F32) -> Self::F32;
+    /// Whether a lane is NaN.
+    fn has_nan(self, v: Self::F32) -> bool;
+    /// Whether a lane of `mask` is NaN.
+    fn has_nan_in(self, v: Self::F32, mask: Self::Mask) -> bool;
+    /// The largest value so far and where it is, after another one was looked at: lane by lane that one where it is
+    /// larger, or the first NaN.
+    fn larger(
+        self,
+        so_far: (Self::F32, Self::F32),
+        value: Self::F32,
+        at: Self::F32,
+    ) -> (Self::F32, Self::F32);
+    /// Lane by lane `yes` where `a == b`, else `no`.
+    fn where_equal(self, a: Self::F32, b: Self::F32, yes: Self::F32, no: Self::F32) -> Self::F32;
+    /// Lane by lane `sum + x` where `a == b`, else `sum`.
+    fn add_where_equal(self, sum: Self::F32, x: Self::F32, a: Self::F32, b: Self::F32) -> Self::F32;
     /// Of the `2·LANES` values of both, one after the other: those of even places, and those of odd ones.
     #[inline(always)]
     fn unzip(self, a: Self::F32, b: Self::F32) -> (Self::F32, Self::F32) {
@@ -99,6 +117,10 @@ pub(crate) unsafe trait Simd: Copy + Send + Sync + fmt::Debug + 'static {
     /// Lanes as [`unzip_mixed`](Self::unzip_mixed) leaves them, put in order, without the first `SKIP`; the last
     /// `SKIP` lanes are zero.
     fn in_order<const SKIP: usize>(self, v: Self::F32) -> Self::F32;
+    /// The lanes without the first `SKIP`, then as many of any value.
+    fn moved<const SKIP: usize>(self, v: Self::F32) -> Self::F32;
+    /// `BY` zeros, then the lanes but for as many of the last ones.
+    fn raised<const BY: usize>(self, v: Self::F32) -> Self::F32;
     /// Lanes in order, put as [`unzip_mixed`](Self::unzip_mixed) leaves them: what `in_order::<0>` makes good.
     fn mixed(self, v: Self::F32) -> Self::F32;
     /// The two vectors from which [`unzip_mixed`](Self::unzip_mixed) makes these.
@@ -142,6 +164,16 @@ pub(crate) unsafe trait Simd: Copy + Send + Sync + fmt::Debug + 'static {
     /// # Safety
     /// `p`, which itself may point outside, plus each lane of `mask` is valid for reads.
     unsafe fn load_masked(self, p: *const f32, mask: Self::Mask) -> Self::F32;
+    /// Loads the lanes of `mask`, takes the others from `other`; touches nothing else.
+    ///
+    /// # Safety
+    /// As [`load_masked`](Self::load_masked).
+    unsafe fn load_masked_or(self, p: *const f32, mask: Self::Mask, other: Self::F32) -> Self::F32;
+    /// Stores the lanes of `mask`; touches nothing else.
+    ///
+    /// # Safety
+    /// `p`, which itself may point outside, plus each lane of `mask` is valid for writes.
+    unsafe fn store_masked(self, p: *mut f32, v: Self::F32, mask: Self::Mask);
 }
 
 /// An instruction set that kernel bodies are compiled for, in ascending order of preference.

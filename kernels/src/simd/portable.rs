@@ -88,6 +88,10 @@ unsafe impl Simd for Wide {
         a * b
     }
     #[inline(always)]
+    fn div(self, a: V, b: V) -> V {
+        a / b
+    }
+    #[inline(always)]
     fn clamp(self, x: V, lo: V, hi: V) -> V {
         // Comparisons with NaN are false, so NaN passes through both selections.
         let x = x.simd_lt(lo).select(lo, x);
@@ -100,9 +104,30 @@ unsafe impl Simd for Wide {
         a.simd_eq(a).select(larger, a)
     }
     #[inline(always)]
-    fn select_same(self, a: V, b: V, yes: V, no: V) -> V {
-        let (a_is_nan, b_is_nan) = (a.simd_ne(a), b.simd_ne(b));
-        ((a_is_nan & b_is_nan) | a.simd_eq(b)).select(yes, no)
+    fn max_of_numbers(self, a: V, b: V) -> V {
+        a.fast_max(b)
+    }
+    #[inline(always)]
+    fn has_nan(self, v: V) -> bool {
+        v.simd_ne(v).to_bitmask() != 0
+    }
+    #[inline(always)]
+    fn has_nan_in(self, v: V, mask: u32) -> bool {
+        v.simd_ne(v).to_bitmask() & mask != 0
+    }
+    #[inline(always)]
+    fn where_equal(self, a: V, b: V, yes: V, no: V) -> V {
+        a.simd_eq(b).select(yes, no)
+    }
+    #[inline(always)]
+    fn larger(self, (largest, place): (V, V), value: V, at: V) -> (V, V) {
+        // Comparisons with NaN are false: what is not at most the largest is larger, or one of them is NaN.
+        let stays = value.simd_le(largest) | largest.simd_ne(largest);
+        (stays.select(largest, value), stays.select(place, at))
+    }
+    #[inline(always)]
+    fn add_where_equal(self, sum: V, x: V, a: V, b: V) -> V {
+        sum + (a.simd_eq(b) & x)
     }
     #[inline(always)]
     fn unzip_mixed(self, a: V, b: V) -> (V, V) {
@@ -114,6 +139,16 @@ unsafe impl Simd for Wide {
     fn in_order<const SKIP: usize>(self, v: V) -> V {
         let lanes = v.to_array();
         V::new(std::array::from_fn(|i| if i + SKIP < LANES { lanes[(i + SKIP) % LANES] } else { 0.0 }))
+    }
+    #[inline(always)]
+    fn moved<const SKIP: usize>(self, v: V) -> V {
+        // Its lanes are never mixed.
+        self.in_order::<SKIP>(v)
+    }
+    #[inline(always)]
+    fn raised<const BY: usize>(self, v: V) -> V {
+        let lanes = v.to_array();
+        V::new(std::array::from_fn(|i| if i < BY { 0.0 } else { lanes[i - BY] }))
     }
     #[inline(always)]
     fn mixed(self, v: V) -> V {
@@ -158,7 +193,12 @@ unsafe impl Simd for Wide {
     }
     #[inline(always)]
     unsafe fn load_masked(self, p: *const f32, mask: u32) -> V {
-        let mut lanes = [0.0; LANES];
+        // SAFETY: by the caller's promise.
+        unsafe { self.load_masked_or(p, mask, V::splat(0.0)) }
+    }
+    #[inline(always)]
+    unsafe fn load_masked_or(self, p: *const f32, mask: u32, other: V) -> V {
+        let mut lanes = other.to_array();
         for (i, lane) in lanes.iter_mut().enumerate() {
             if mask >> i & 1 == 1 {
                 // SAFETY: by the caller's promise for lanes of the mask.
@@ -166,5 +206,14 @@ unsafe impl Simd for Wide {
             }
         }
         V::new(lanes)
+    }
+    #[inline(always)]
+    unsafe fn store_masked(self, p: *mut f32, v: V, mask: u32) {
+        for (i, lane) in v.to_array().into_iter().enumerate() {
+            if mask >> i & 1 == 1 {
+                // SAFETY: by the caller's promise for lanes of the mask.
+                unsafe { *p.wrapping_add(i) = lane };
+            }
+        }
     }
 }

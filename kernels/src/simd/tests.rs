@@ -29,17 +29,36 @@ impl<S: Simd> SimdOp<S> for Check {
         let nan = s.clamp(s.splat(f32::NAN), s.splat(0.0), s.splat(1.0));
         assert!(values(nan).iter().all(|x| x.is_nan()));
         assert_eq!(values(s.max(va, vb)), each(&f32::max));
+        assert_eq!(values(s.max_of_numbers(va, vb)), each(&f32::max));
+        for lane in 0..S::LANES {
+            let mut values = a.clone();
+            values[lane] = f32::NAN;
+            // SAFETY: there are LANES values.
+            let found = unsafe { s.has_nan(s.load(values.as_ptr())) };
+            assert!(found && !s.has_nan(va), "{} {lane}", type_name::<S>());
+        }
         let none = s.splat(f32::NAN);
         for v in [s.max(va, none), s.max(none, va)] {
             assert!(values(v).iter().all(|x| x.is_nan()), "{}", type_name::<S>());
         }
+        assert_eq!(values(s.div(va, vb)), each(&|x, y| x / y));
+        let found = |(largest, place)| (values(largest), values(place));
+        let (zero, one) = (s.splat(0.0), s.splat(1.0));
+        let larger = each(&|x, y| f32::from(y > x));
+        assert_eq!(found(s.larger((va, zero), vb, one)), (each(&f32::max), larger));
+        // Equals and what comes after NaN change nothing; the first NaN is taken.
+        assert_eq!(found(s.larger((va, zero), va, one)), (a.clone(), values(zero)), "{}", type_name::<S>());
+        for value in [none, va] {
+            let (largest, place) = found(s.larger((none, zero), value, one));
+            assert!(largest.iter().all(|x| x.is_nan()) && place == values(zero), "{}", type_name::<S>());
+        }
+        let (largest, place) = found(s.larger((va, zero), none, one));
+        assert!(largest.iter().all(|x| x.is_nan()) && place == values(one), "{}", type_name::<S>());
         assert_eq!(
-            values(s.select_same(va, s.splat(-1.0), vb, va)),
-            each(&|x, y| if x == -1.0 { y } else { x })
+            values(s.add_where_equal(va, vb, va, s.splat(-1.0))),
+            each(&|x, y| if x == -1.0 { x + y } else { x })
         );
-        assert_eq!(values(s.select_same(none, none, va, vb)), a);
-        assert_eq!(values(s.select_same(none, va, va, vb)), b);
-        assert_eq!(values(s.select_same(s.splat(0.0), s.splat(-0.0), va, vb)), a);
+        assert_eq!(values(s.add_where_equal(va, none, va, vb)), a);
         let both: Vec<f32> = a.iter().chain(&b).copied().collect();
         let (even, odd) = s.unzip(va, vb);
         assert_eq!(values(even), both.iter().step_by(2).copied().collect::<Vec<_>>(), "{}", type_name::<S>());
@@ -53,6 +72,8 @@ impl<S: Simd> SimdOp<S> for Check {
             want.resize(S::LANES, 0.0);
             assert_eq!(values(v), want, "{}", type_name::<S>());
         }
+        assert_eq!(values(s.moved::<1>(va))[..S::LANES - 1], a[1..], "{}", type_name::<S>());
+        assert_eq!(values(s.moved::<2>(va))[..S::LANES - 2], a[2..], "{}", type_name::<S>());
         for n in 0..=S::LANES {
             // SAFETY: n <= LANES elements are there to read and to write.
             let (loaded, stored) = unsafe {
@@ -69,8 +90,13 @@ impl<S: Simd> SimdOp<S> for Check {
             // SAFETY: LANES elements are there to read.
             let loaded =
                 values(unsafe { s.load_masked(a.as_ptr(), s.mask_of(bits & ((1 << S::LANES) - 1))) });
+            // SAFETY: as above.
+            let or =
+                values(unsafe { s.load_masked_or(a.as_ptr(), s.mask_of(bits & ((1 << S::LANES) - 1)), vb) });
             for i in 0..S::LANES {
-                assert_eq!(loaded[i], if bits >> i & 1 == 1 { a[i] } else { 0.0 }, "{}", type_name::<S>());
+                let is_loaded = bits >> i & 1 == 1;
+                assert_eq!(loaded[i], if is_loaded { a[i] } else { 0.0 }, "{}", type_name::<S>());
+                assert_eq!(or[i], if is_loaded { a[i] } else { b[i] }, "{}", type_name::<S>());
             }
         }
         for (start, end) in

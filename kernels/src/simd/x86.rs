@@ -55,6 +55,17 @@ const fn places_in_order<const LANES: usize>() -> [i32; LANES] {
     places
 }
 
+/// For each lane which one it gets when all are moved down.
+const fn places_when_moved<const LANES: usize>(skip: usize) -> [i32; LANES] {
+    let mut places = [0; LANES];
+    let mut lane = 0;
+    while lane < LANES {
+        places[lane] = ((lane + skip) % LANES) as i32;
+        lane += 1;
+    }
+    places
+}
+
 /// What is the same for all vectors of 256 bits, whose tokens prove AVX2 and FMA.
 macro_rules! on_256_bits {
     () => {
@@ -90,19 +101,45 @@ macro_rules! on_256_bits {
             unsafe { _mm256_min_ps(hi, _mm256_max_ps(lo, x)) }
         }
         #[inline(always)]
+        fn div(self, a: __m256, b: __m256) -> __m256 {
+            // SAFETY: the token proves AVX2 and FMA.
+            unsafe { _mm256_div_ps(a, b) }
+        }
+        #[inline(always)]
         fn max(self, a: __m256, b: __m256) -> __m256 {
             // `max` returns its second operand when either is NaN, so only NaN of the first is lost.
             // SAFETY: the token proves AVX2 and FMA.
             unsafe { _mm256_blendv_ps(_mm256_max_ps(a, b), a, _mm256_cmp_ps::<_CMP_UNORD_Q>(a, a)) }
         }
+
         #[inline(always)]
-        fn select_same(self, a: __m256, b: __m256, yes: __m256, no: __m256) -> __m256 {
+        fn max_of_numbers(self, a: __m256, b: __m256) -> __m256 {
+            // SAFETY: the token proves AVX2 and FMA.
+            unsafe { _mm256_max_ps(a, b) }
+        }
+        #[inline(always)]
+        fn has_nan(self, v: __m256) -> bool {
+            // SAFETY: the token proves AVX2 and FMA.
+            unsafe { _mm256_movemask_ps(_mm256_cmp_ps::<_CMP_UNORD_Q>(v, v)) != 0 }
+        }
+        #[inline(always)]
+        fn where_equal(self, a: __m256, b: __m256, yes: __m256, no: __m256) -> __m256 {
+            // SAFETY: the token proves AVX2 and FMA.
+            unsafe { _mm256_blendv_ps(no, yes, _mm256_cmp_ps::<_CMP_EQ_OQ>(a, b)) }
+        }
+        #[inline(always)]
+        fn larger(self, (largest, place): (__m256, __m256), value: __m256, at: __m256) -> (__m256, __m256) {
             // SAFETY: the token proves AVX2 and FMA.
             unsafe {
-                let nan =
-                    _mm256_and_ps(_mm256_cmp_ps::<_CMP_UNORD_Q>(a, a), _mm256_cmp_ps::<_CMP_UNORD_Q>(b, b));
-                _mm256_blendv_ps(no, yes, _mm256_or_ps(nan, _mm256_cmp_ps::<_CMP_EQ_OQ>(a, b)))
+                let numbers = _mm256_cmp_ps::<_CMP_ORD_Q>(largest, largest);
+                let takes = _mm256_and_ps(numbers, _mm256_cmp_ps::<_CMP_NLE_UQ>(value, largest));
+                (_mm256_blendv_ps(largest, value, takes), _mm256_blendv_ps(place, at, takes))
             }
+        }
+        #[inline(always)]
+        fn add_where_equal(self, sum: __m256, x: __m256, a: __m256, b: __m256) -> __m256 {
+            // SAFETY: the token proves AVX2 and FMA.
+            unsafe { _mm256_add_ps(sum, _mm256_and_ps(x, _mm256_cmp_ps::<_CMP_EQ_OQ>(a, b))) }
         }
 
         #[inline(always)]
@@ -121,6 +158,21 @@ macro_rules! on_256_bits {
             }
             // SAFETY: as above; SKIP <= 8.
             unsafe { _mm256_and_ps(v, _mm256_castsi256_ps(avx2_mask(8 - SKIP))) }
+        }
+        #[inline(always)]
+        fn moved<const SKIP: usize>(self, v: __m256) -> __m256 {
+            let places = const { places_when_moved::<8>(SKIP) };
+            // SAFETY: the token proves AVX2 and FMA; there are eight places.
+            unsafe { _mm256_permutevar8x32_ps(v, _mm256_loadu_si256(places.as_ptr().cast())) }
+        }
+        #[inline(always)]
+        fn raised<const BY: usize>(self, v: __m256) -> __m256 {
+            let places = const { places_when_moved::<8>(8 - BY) };
+            // SAFETY: the token proves AVX2 and FMA; there are eight places.
+            unsafe {
+                let moved = _mm256_permutevar8x32_ps(v, _mm256_loadu_si256(places.as_ptr().cast()));
+                _mm256_andnot_ps(_mm256_castsi256_ps(avx2_mask(BY)), moved)
+            }
         }
         #[inline(always)]
         fn mixed(self, v: __m256) -> __m256 {
@@ -236,6 +288,24 @@ unsafe impl Simd for Avx2 {
         // SAFETY: the token proves AVX2; the caller's pointer is valid for the lanes that are read.
         unsafe { _mm256_maskload_ps(p, mask) }
     }
+    #[inline(always)]
+    unsafe fn load_masked_or(self, p: *const f32, mask: __m256i, other: __m256) -> __m256 {
+        // SAFETY: as in `load_masked`.
+        unsafe { _mm256_blendv_ps(other, _mm256_maskload_ps(p, mask), _mm256_castsi256_ps(mask)) }
+    }
+    #[inline(always)]
+    unsafe fn store_masked(self, p: *mut f32, v: __m256, mask: __m256i) {
+        // SAFETY: the token proves AVX2; the caller's pointer is valid for the lanes that are written.
+        unsafe { _mm256_maskstore_ps(p, mask, v) }
+    }
+    #[inline(always)]
+    fn has_nan_in(self, v: __m256, mask: __m256i) -> bool {
+        // SAFETY: the token proves AVX2.
+        unsafe {
+            let nan = _mm256_and_ps(_mm256_cmp_ps::<_CMP_UNORD_Q>(v, v), _mm256_castsi256_ps(mask));
+            _mm256_movemask_ps(nan) != 0
+        }
+    }
 }
 
 #[inline(always)]
@@ -305,6 +375,11 @@ unsafe impl Simd for Avx512 {
         unsafe { _mm512_min_ps(hi, _mm512_max_ps(lo, x)) }
     }
     #[inline(always)]
+    fn div(self, a: __m512, b: __m512) -> __m512 {
+        // SAFETY: the token proves AVX-512.
+        unsafe { _mm512_div_ps(a, b) }
+    }
+    #[inline(always)]
     fn max(self, a: __m512, b: __m512) -> __m512 {
         // `max` returns its second operand when either is NaN, so only NaN of the first is lost.
         // SAFETY: the token proves AVX-512.
@@ -314,12 +389,38 @@ unsafe impl Simd for Avx512 {
         }
     }
     #[inline(always)]
-    fn select_same(self, a: __m512, b: __m512, yes: __m512, no: __m512) -> __m512 {
+    fn max_of_numbers(self, a: __m512, b: __m512) -> __m512 {
+        // SAFETY: the token proves AVX-512.
+        unsafe { _mm512_max_ps(a, b) }
+    }
+    #[inline(always)]
+    fn has_nan(self, v: __m512) -> bool {
+        // SAFETY: the token proves AVX-512.
+        unsafe { _mm512_cmp_ps_mask::<_CMP_UNORD_Q>(v, v) != 0 }
+    }
+    #[inline(always)]
+    fn has_nan_in(self, v: __m512, mask: __mmask16) -> bool {
+        // SAFETY: the token proves AVX-512.
+        unsafe { _mm512_mask_cmp_ps_mask::<_CMP_UNORD_Q>(mask, v, v) != 0 }
+    }
+    #[inline(always)]
+    fn where_equal(self, a: __m512, b: __m512, yes: __m512, no: __m512) -> __m512 {
+        // SAFETY: the token proves AVX-512.
+        unsafe { _mm512_mask_mov_ps(no, _mm512_cmp_ps_mask::<_CMP_EQ_OQ>(a, b), yes) }
+    }
+    #[inline(always)]
+    fn larger(self, (largest, place): (__m512, __m512), value: __m512, at: __m512) -> (__m512, __m512) {
         // SAFETY: the token proves AVX-512.
         unsafe {
-            let nan = _mm512_cmp_ps_mask::<_CMP_UNORD_Q>(a, a) & _mm512_cmp_ps_mask::<_CMP_UNORD_Q>(b, b);
-            _mm512_mask_mov_ps(no, nan | _mm512_cmp_ps_mask::<_CMP_EQ_OQ>(a, b), yes)
+            let numbers = _mm512_cmp_ps_mask::<_CMP_ORD_Q>(largest, largest);
+            let takes = _mm512_mask_cmp_ps_mask::<_CMP_NLE_UQ>(numbers, value, largest);
+            (_mm512_mask_mov_ps(largest, takes, value), _mm512_mask_mov_ps(place, takes, at))
         }
+    }
+    #[inline(always)]
+    fn add_where_equal(self, sum: __m512, x: __m512, a: __m512, b: __m512) -> __m512 {
+        // SAFETY: the token proves AVX-512.
+        unsafe { _mm512_mask_add_ps(sum, _mm512_cmp_ps_mask::<_CMP_EQ_OQ>(a, b), sum, x) }
     }
     #[inline(always)]
     fn unzip_mixed(self, a: __m512, b: __m512) -> (__m512, __m512) {
@@ -334,6 +435,21 @@ unsafe impl Simd for Avx512 {
         unsafe {
             let places = _mm512_loadu_si512(places.as_ptr().cast());
             _mm512_maskz_permutexvar_ps(avx512_mask(16 - SKIP), places, v)
+        }
+    }
+    #[inline(always)]
+    fn moved<const SKIP: usize>(self, v: __m512) -> __m512 {
+        let places = const { places_when_moved::<16>(SKIP) };
+        // SAFETY: the token proves AVX-512; there are sixteen places.
+        unsafe { _mm512_permutexvar_ps(_mm512_loadu_si512(places.as_ptr().cast()), v) }
+    }
+    #[inline(always)]
+    fn raised<const BY: usize>(self, v: __m512) -> __m512 {
+        let places = const { places_when_moved::<16>(16 - BY) };
+        // SAFETY: the token proves AVX-512; there are sixteen places.
+        unsafe {
+            let places = _mm512_loadu_si512(places.as_ptr().cast());
+            _mm512_maskz_permutexvar_ps(!avx512_mask(BY), places, v)
         }
     }
     #[inline(always)]
@@ -380,6 +496,16 @@ unsafe impl Simd for Avx512 {
     unsafe fn load_masked(self, p: *const f32, mask: __mmask16) -> __m512 {
         // SAFETY: the token proves AVX-512; the caller's pointer is valid for the lanes that are read.
         unsafe { _mm512_maskz_loadu_ps(mask, p) }
+    }
+    #[inline(always)]
+    unsafe fn load_masked_or(self, p: *const f32, mask: __mmask16, other: __m512) -> __m512 {
+        // SAFETY: as in `load_masked`.
+        unsafe { _mm512_mask_loadu_ps(other, mask, p) }
+    }
+    #[inline(always)]
+    unsafe fn store_masked(self, p: *mut f32, v: __m512, mask: __mmask16) {
+        // SAFETY: the token proves AVX-512; the caller's pointer is valid for the lanes that are written.
+        unsafe { _mm512_mask_storeu_ps(p, mask, v) }
     }
 }
 
@@ -440,5 +566,20 @@ unsafe impl Simd for Avx512Half {
     unsafe fn load_masked(self, p: *const f32, mask: __mmask8) -> __m256 {
         // SAFETY: the token proves AVX-512 VL; the caller's pointer is valid for the lanes that are read.
         unsafe { _mm256_maskz_loadu_ps(mask, p) }
+    }
+    #[inline(always)]
+    unsafe fn load_masked_or(self, p: *const f32, mask: __mmask8, other: __m256) -> __m256 {
+        // SAFETY: as in `load_masked`.
+        unsafe { _mm256_mask_loadu_ps(other, mask, p) }
+    }
+    #[inline(always)]
+    unsafe fn store_masked(self, p: *mut f32, v: __m256, mask: __mmask8) {
+        // SAFETY: the token proves AVX-512 VL; the caller's pointer is valid for the lanes that are written.
+        unsafe { _mm256_mask_storeu_ps(p, mask, v) }
+    }
+    #[inline(always)]
+    fn has_nan_in(self, v: __m256, mask: __mmask8) -> bool {
+        // SAFETY: the token proves AVX-512 VL.
+        unsafe { _mm256_mask_cmp_ps_mask::<_CMP_UNORD_Q>(mask, v, v) != 0 }
     }
 }
