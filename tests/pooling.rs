@@ -47,6 +47,55 @@ fn every_small_width() {
     }
 }
 
+/// Windows that stay in registers, at every width around the vectors' lengths and with every padding: in the first and
+/// the last vector, with ties, with NaN and infinities.
+#[test]
+fn square_windows_of_every_width() {
+    for (width, (kernel, stride)) in (1..=40).flat_map(|w| [(2, 2), (3, 1), (3, 2)].map(|window| (w, window)))
+    {
+        for pads in 0..8 {
+            let pad = |side: usize| (pads >> side & 1).min(kernel - 1);
+            let padding = Padding { left: pad(0), right: pad(1), top: pad(2), bottom: pad(2) };
+            let builder = PoolSpec::builder().channels(2).input_size(5, width).kernel(kernel, kernel);
+            let Ok(spec) = builder.stride(stride, stride).padding(padding).ceil_mode(pads == 7).build()
+            else {
+                continue;
+            };
+            for (isa, pooling) in isas().flat_map(|isa| POOLINGS.map(|pooling| (isa, pooling))) {
+                for values in [Values::Ties, Values::Special] {
+                    let case = Case { spec, pooling, values, threads: 1, offset: 0, seed: width as u64 };
+                    run_case(isa, &case).unwrap_or_else(|what| panic!("{isa}, {case:?}: {what}"));
+                }
+            }
+        }
+    }
+}
+
+/// −∞ everywhere: the first pixel of a window takes its gradient, not the padding before it.
+#[test]
+fn the_least_value_is_no_padding() {
+    for ((kernel, stride), layout) in [(2, 2), (3, 1), (3, 2), (5, 1)]
+        .into_iter()
+        .flat_map(|w| [Layout::Nchw, Layout::Nhwc].map(|l| (w, l)))
+    {
+        let builder = PoolSpec::builder().channels(3).input_size(19, 21).kernel(kernel, kernel);
+        let builder = builder.stride(stride, stride).padding(Padding::uniform(1)).layout(layout);
+        let spec = builder.build().unwrap();
+        let input = vec![f32::NEG_INFINITY; spec.input_len()];
+        let grads = vec![1.0; spec.output_len()];
+        for isa in isas() {
+            let plan = PoolPlan::on(isa, &spec, Pooling::Max, 1).unwrap();
+            let mut grad_input = vec![f32::NAN; spec.input_len()];
+            plan.backward(&input, &grads, &mut grad_input).unwrap();
+            assert_eq!(
+                grad_input.iter().sum::<f32>(),
+                grads.len() as f32,
+                "{isa} {kernel} {stride} {layout:?}"
+            );
+        }
+    }
+}
+
 /// Sizes beyond the buffers of a row, and so many pixels that threads are used.
 #[test]
 fn long_rows_large_windows_and_threads() {
@@ -58,6 +107,7 @@ fn long_rows_large_windows_and_threads() {
         spec(1, 2, 5000).kernel(2, 3).dilation(1, 1200).stride(1, 900).ceil_mode(true),
         spec(1, 900, 4).kernel(700, 2).stride(100, 1),
         spec(5, 300, 300).kernel(3, 3).stride(2, 2).padding(Padding::uniform(1)),
+        spec(4, 150, 170).kernel(3, 3).stride(1, 1).padding(Padding::uniform(1)),
         spec(70, 90, 90).kernel(2, 2).batch(1),
         spec(3, 400, 400).kernel(400, 400),
     ];

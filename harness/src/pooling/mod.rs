@@ -276,7 +276,13 @@ pub fn case() -> impl Strategy<Value = Case> {
         ([small(), small()], [step(), step()], [dilation(), dilation()], [pads(), pads(), pads(), pads()]);
     let how =
         (any::<bool>(), any::<bool>(), 0..8usize, 0..3usize, select(VALUES.to_vec()), 1..=3usize, 0..16usize);
-    (shape, window, how, 0..u64::MAX).prop_map(|(shape, (kernel, stride, dilation, pads), how, seed)| {
+    // Those of known networks, as often as any other.
+    let usual = prop_oneof![Just(None), prop_oneof![Just((2, 2)), Just((3, 1)), Just((3, 2))].prop_map(Some)];
+    (shape, window, usual, how, 0..u64::MAX).prop_map(|(shape, window, usual, how, seed)| {
+        let (mut kernel, mut stride, mut dilation, pads) = window;
+        if let Some((size, step)) = usual {
+            (kernel, stride, dilation) = ([size; 2], [step; 2], [1, 1]);
+        }
         let (batch, mut channels, mut size) = shape;
         let (nhwc, ceil_mode, global, pooling, values, threads, offset) = how;
         while batch * channels * size[0] * size[1] > 20_000 {
