@@ -93,6 +93,17 @@ enum Op {
     Change(Change),
 }
 
+impl Op {
+    /// Whether outputs are made of many channels, so that a thread reads what others have made.
+    fn mixes_channels(&self) -> bool {
+        match self {
+            Op::Conv { plan, .. } => plan.spec().group_in_channels() > 1,
+            Op::Linear { .. } => true,
+            Op::Pool(_) | Op::Lrn(..) | Op::Change(_) => false,
+        }
+    }
+}
+
 /// What is done to values where they are.
 #[derive(Debug)]
 enum Change {
