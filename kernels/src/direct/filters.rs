@@ -93,7 +93,11 @@ fn arrange<S: Simd>(
     let fits = |rows| band_len(rows, band::<S>(spec, rows)) <= l2 / 2 && staged_len(rows) <= l2 / 4;
     let most = most_rows(spec, fits);
     let images = spec.batch() * spec.groups();
-    let partition = Partition::new(images, spec.out_height(), most, 1, panels.count, threads);
+    let (height, width, count) = (spec.out_height(), spec.out_width(), panels.count);
+    let partition = match reads_in_place(spec) {
+        true => Partition::in_place(images, height, most, 1, count, threads, width),
+        false => Partition::new(images, height, most, 1, count, threads),
+    };
     let near = spec.layout() == Layout::Nhwc && panels.bytes() / spec.groups() <= caches.l2 / 4;
     let run = if near { (4 * S::MR).div_ceil(spec.out_width()) } else { partition.block };
     let band = band::<S>(spec, partition.block);
