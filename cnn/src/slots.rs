@@ -44,6 +44,8 @@ impl Slots {
     pub(crate) fn take(&mut self, len: usize, access: Access) -> usize {
         let made = self.made;
         self.made += len;
+        // Of long values the caches lose the beginning before the end is read.
+        let access = if len < self.rest { access } else { Access::Apart };
         let free =
             self.slots.iter().enumerate().filter(|(_, slot)| {
                 slot.access == access && slot.rested.is_some_and(|rested| rested <= made)
@@ -67,7 +69,6 @@ impl Slots {
         debug_assert!(slot.rested.is_none());
         slot.rested = Some(match slot.access {
             Access::Apart => self.made,
-            // While the end of a long value was read, the caches lost its beginning.
             Access::Across => self.made + self.rest.saturating_sub(slot.len),
         });
     }
@@ -107,9 +108,9 @@ mod tests {
         assert_ne!(second, across);
         assert_eq!(slots.take(10, Access::Apart), apart);
         assert_eq!(slots.take(5, Access::Across), across);
-        // Long values need no rest.
+        // Long values need neither rest nor buffers of their own.
         let long = slots.take(20, Access::Across);
         slots.give(long);
-        assert_eq!(slots.take(20, Access::Across), long);
+        assert_eq!(slots.take(20, Access::Apart), long);
     }
 }
