@@ -2,7 +2,7 @@
 
 use harness::matmul::{Case, case, run_case};
 use kernels::matmul::{Matmul, Product, multiply};
-use kernels::{ConvError, Isa, PlanOptions, SpecError};
+use kernels::{Activation, ConvError, Isa, PlanOptions, SpecError};
 use proptest::test_runner::{Config, RngAlgorithm, TestCaseError, TestRng, TestRunner};
 
 const CASES: u32 = 600;
@@ -25,9 +25,15 @@ fn random_cases() {
 /// So many terms that threads are used: one row of many columns, many rows of few, and several passes.
 #[test]
 fn large_products_and_threads() {
-    let options = PlanOptions { threads: 3, ..Default::default() };
+    let plain = PlanOptions { threads: 3, ..Default::default() };
+    let adding = PlanOptions { accumulate: true, activation: Some(Activation::Relu), ..plain };
     for isa in isas() {
-        for sizes in [[1, 700, 3000], [500, 10, 400], [120, 90, 300]] {
+        for (sizes, options) in [
+            ([1, 700, 3000], plain),
+            ([1, 700, 3000], adding),
+            ([500, 10, 400], plain),
+            ([120, 90, 300], plain),
+        ] {
             for (transposed, packed) in [([true, false], false), ([false, true], true)] {
                 let case = Case { sizes, transposed, packed, options, with_bias: true, offset: 3, seed: 1 };
                 run_case(isa, &case).unwrap_or_else(|what| panic!("{isa}, {case:?}: {what}"));

@@ -56,6 +56,7 @@
 //! - Images and maps lie channels, rows, columns.
 #![forbid(unsafe_code)]
 
+mod buffer;
 mod data;
 pub mod digits;
 mod error;

@@ -21,6 +21,8 @@
 //! level-1 cache with a panel; the left side is read in place. Threads share the rows and panels of the result; each
 //! of its elements is summed in one order, whatever their number.
 
+mod row;
+
 use std::ops::Range;
 
 use crate::band::transpose_raw;
@@ -32,6 +34,7 @@ use crate::parallel::{self, SharedOutput};
 use crate::simd::{Isa, Simd, Token, with_token};
 use crate::spec::elements;
 use crate::weights::Panels;
+use row::Row;
 
 /// f32s of a packed panel of a pass: half the level-1 cache of most machines, and little for a stack.
 const PANEL: usize = 4096;
@@ -270,8 +273,16 @@ impl Job<'_> {
     }
 
     /// Computes some rows of some panels of columns.
-    fn unit<S: Simd>(&self, simd: S, rows: Range<usize>, panels: Range<usize>) {
-        let [_, n, k] = self.sizes;
+    fn unit<S: Simd>(&self, simd: S, rows: Range<usize>, mut panels: Range<usize>) {
+        let [m, n, k] = self.sizes;
+        if let Right::Packed(all) = self.right
+            && m == 1
+        {
+            let Job { left, bias, options, output, .. } = *self;
+            let row = Row { values: left.data, panels: all, bias, options, output };
+            // SAFETY: the result has a row, in which these panels' columns belong to this unit alone.
+            panels = unsafe { row.run(simd, panels) };
+        }
         // A panel that is packed and meets a single tile has no reason to be cut.
         let whole = rows.len() <= S::MR && matches!(self.right, Right::Packed(_));
         let most = if whole { k } else { balanced(k, PANEL / S::NR) };

@@ -17,9 +17,19 @@ pub(crate) struct Partition {
     pub(crate) blocks: usize,
     /// Parts of the filters.
     pub(crate) parts: usize,
+    /// Whether all blocks of a part come before the next part, instead of all parts of a block before the next block.
+    part_by_part: bool,
     filter_tiles: usize,
     pixels: usize,
     tile: usize,
+}
+
+/// What work takes, in eighths of a pixel times a tile of filters.
+struct Costs<'a> {
+    /// The sums of what counts as a pixel.
+    pixel: u128,
+    /// Preparing a block of so many.
+    preparation: &'a dyn Fn(u128) -> u128,
 }
 
 /// A unit of work.
@@ -59,32 +69,67 @@ impl Partition {
         threads: usize,
         preparation: impl Fn(u128) -> u128,
     ) -> Self {
+        let costs = Costs { pixel: 8, preparation: &preparation };
+        Partition::cut(images, pixels, most, tile, filter_tiles, threads, costs)
+    }
+
+    /// [`new`](Self::new), where nothing is prepared; what counts as a pixel may be `width` of them.
+    pub(crate) fn in_place(
+        images: usize,
+        pixels: usize,
+        most: usize,
+        tile: usize,
+        filter_tiles: usize,
+        threads: usize,
+        width: usize,
+    ) -> Self {
+        let costs = Costs { pixel: 8 * width as u128, preparation: &|_| 0 };
+        Partition::cut(images, pixels, most, tile, filter_tiles, threads, costs)
+    }
+
+    fn cut(
+        images: usize,
+        pixels: usize,
+        most: usize,
+        tile: usize,
+        filter_tiles: usize,
+        threads: usize,
+        costs: Costs<'_>,
+    ) -> Self {
         let most = most.clamp(1, pixels).next_multiple_of(tile);
         let fewest = pixels.div_ceil(most);
         let cut = |blocks: usize, parts: usize| {
             let blocks = blocks.min(pixels.div_ceil(tile));
-            let partition = Partition { block: 0, blocks, parts, filter_tiles, pixels, tile };
+            // Where no cache asks for blocks and threads cannot share the filters evenly, they share some of them.
+            let part_by_part = fewest == 1 && parts == filter_tiles && parts > threads;
+            let partition = Partition { block: 0, blocks, parts, part_by_part, filter_tiles, pixels, tile };
             // Only the last may be longer than the one before, or shorter.
             let block = [blocks.saturating_sub(2), blocks - 1].map(|block| partition.block(block).len());
             Partition { block: block[0].max(block[1]), ..partition }
         };
         let most = (fewest + 4 * (threads - 1)).min(pixels.div_ceil(tile)).max(fewest);
-        let candidates = (fewest..=most)
-            .flat_map(|blocks| (1..=threads.min(filter_tiles)).map(move |parts| (blocks, parts)));
+        let uneven = fewest == 1 && filter_tiles > threads && !filter_tiles.is_multiple_of(threads);
+        let parts = uneven.then_some(filter_tiles).into_iter().chain(1..=threads.min(filter_tiles));
+        let candidates = parts.flat_map(|parts| (fewest..=most).map(move |blocks| (blocks, parts)));
         candidates
             .map(|(blocks, parts)| cut(blocks, parts))
-            .min_by_key(|partition| partition.cost(images, threads, &preparation))
+            .min_by_key(|partition| partition.cost(images, threads, &costs))
             .unwrap_or_else(|| cut(fewest, 1))
     }
 
     /// What the busiest thread has to do, in eighths of a pixel times a tile of filters. Beside the
     /// sums themselves, each unit prepares its pixels and streams its filters through the cache (about eight
     /// pixels' work).
-    fn cost(&self, images: usize, threads: usize, preparation: &dyn Fn(u128) -> u128) -> u128 {
+    fn cost(&self, images: usize, threads: usize, costs: &Costs<'_>) -> u128 {
         let tiles = self.filter_tiles.div_ceil(self.parts) as u128;
-        let block = self.block as u128;
-        let unit = 8 * block * tiles + preparation(block) + 64 * tiles;
-        self.units(images).div_ceil(threads) as u128 * unit
+        let units = self.units(images).div_ceil(threads);
+        let each = (costs.preparation)(self.block as u128) + 64 * tiles;
+        // Of units that come part by part most are whole parts.
+        let together = if self.part_by_part { self.blocks } else { 1 };
+        let whole = if self.part_by_part { self.pixels } else { self.block };
+        let [units, together] = [units, together].map(|n| n as u128);
+        let pixels = units / together * whole as u128 + units % together * self.block as u128;
+        costs.pixel * pixels * tiles + units * each
     }
 
     /// Units in `images` images.
@@ -106,13 +151,13 @@ impl Partition {
 
     /// The unit with this number.
     pub(crate) fn unit(&self, index: usize) -> Unit {
-        let (block, part) = (index / self.parts % self.blocks, index % self.parts);
+        let (image, index) = (index / (self.parts * self.blocks), index % (self.parts * self.blocks));
+        let (block, part) = match self.part_by_part {
+            true => (index % self.blocks, index / self.blocks),
+            false => (index / self.parts, index % self.parts),
+        };
         let bound = |part: usize| self.filter_tiles * part / self.parts;
-        Unit {
-            image: index / self.parts / self.blocks,
-            pixels: self.block(block),
-            filter_tiles: bound(part)..bound(part + 1),
-        }
+        Unit { image, pixels: self.block(block), filter_tiles: bound(part)..bound(part + 1) }
     }
 }
 
@@ -191,27 +236,47 @@ impl<W: Worker> Body for Partitioned<W> {
 mod tests {
     use super::*;
 
+    fn check(partition: &Partition, images: usize) {
+        let Partition { pixels, filter_tiles, .. } = *partition;
+        let mut seen = vec![0; images * pixels * filter_tiles];
+        for index in 0..partition.units(images) {
+            let unit = partition.unit(index);
+            assert!((1..=partition.block).contains(&unit.pixels.len()));
+            for pixel in unit.pixels {
+                for tile in unit.filter_tiles.clone() {
+                    seen[(unit.image * pixels + pixel) * filter_tiles + tile] += 1;
+                }
+            }
+        }
+        assert!(seen.iter().all(|&n| n == 1), "{images} {partition:?}");
+    }
+
     #[test]
     fn units_cover_every_pixel_and_filter_once() {
         for images in [1, 3] {
             for pixels in [1, 13, 49, 784] {
                 for filter_tiles in [1, 2, 7] {
                     for threads in [1, 2, 5] {
-                        let partition = Partition::new(images, pixels, 100, 14, filter_tiles, threads);
-                        let mut seen = vec![0; images * pixels * filter_tiles];
-                        for index in 0..partition.units(images) {
-                            let unit = partition.unit(index);
-                            assert!((1..=partition.block).contains(&unit.pixels.len()));
-                            for pixel in unit.pixels {
-                                for tile in unit.filter_tiles.clone() {
-                                    seen[(unit.image * pixels + pixel) * filter_tiles + tile] += 1;
-                                }
-                            }
-                        }
-                        assert!(seen.iter().all(|&n| n == 1), "{images} {pixels} {filter_tiles} {threads}");
+                        check(&Partition::new(images, pixels, 100, 14, filter_tiles, threads), images);
+                        check(
+                            &Partition::in_place(images, pixels, 100, 2, filter_tiles, threads, 16),
+                            images,
+                        );
                     }
                 }
             }
         }
+    }
+
+    /// Five tiles of filters over seven rows are 17 and 18 rows, not three tiles and two.
+    #[test]
+    fn threads_share_a_tile_of_filters_where_they_must() {
+        let partition = Partition::in_place(1, 7, 100, 1, 5, 2, 7);
+        let units = partition.units(1);
+        let work = |range: Range<usize>| -> usize {
+            range.map(|index| partition.unit(index)).map(|u| u.pixels.len() * u.filter_tiles.len()).sum()
+        };
+        assert_eq!([work(0..units / 2), work(units / 2..units)], [17, 18]);
+        assert!(!Partition::in_place(1, 7, 100, 1, 6, 2, 7).part_by_part);
     }
 }

@@ -124,9 +124,10 @@ impl Algorithm for Pointwise {
                             far,
                         }
                     };
-                    // Only the first run is packed by itself, but with a stride all of them are, slowly.
+                    // Only the first run is packed by itself, the others in the shadow of sums, but with a stride all of
+                    // them are, slowly.
                     let preparation = |block: u128| match spec.stride() {
-                        [1, 1] => 4 * block.min(run as u128),
+                        [1, 1] => 2 * block.min(run as u128) + 2 * block,
                         _ => 20 * block,
                     };
                     let cut = |images, pixels, threads| {

@@ -12,7 +12,7 @@ use crate::graph::{Graph, Node, Value};
 use crate::layer::{Conv, Layer, Linear};
 use crate::ops::softmax::Lines;
 use crate::ops::{norm, pool};
-use crate::slots::Slots;
+use crate::slots::{Access, Slots};
 use crate::{Error, Weights};
 
 /// A step whose buffers are not known yet.
@@ -25,6 +25,9 @@ struct Draft {
     /// more (`Some(false)`).
     changes: Option<bool>,
 }
+
+/// f32s that are made before a core's caches have lost what was there: as many as a level-2 cache of 1 MiB holds.
+const REST: usize = 1 << 18;
 
 /// Steps that run on so many images at a time, and the sizes of their buffers.
 pub(super) struct Compiled {
@@ -194,11 +197,15 @@ impl Compiler<'_> {
         let mut steps = Vec::new();
         let count = self.graph.nodes().len() + 1;
         let mut last_use = vec![0; count];
+        let mut access = vec![Access::Apart; count];
         for (i, draft) in drafts.iter().enumerate() {
             draft.inputs.iter().for_each(|input| last_use[input.0] = i);
+            if self.threads > 1 && draft.op.mixes_channels() {
+                draft.inputs.iter().for_each(|input| access[input.0] = Access::Across);
+            }
         }
         last_use[output.0] = usize::MAX;
-        let mut slots = Slots::default();
+        let mut slots = Slots::resting(REST);
         let mut places: Vec<Option<usize>> = vec![None; count];
         for (i, Draft { info, mut op, mut inputs, changes }) in drafts.into_iter().enumerate() {
             let len = self.images * self.graph.shape(info.value).len();
@@ -211,7 +218,7 @@ impl Compiler<'_> {
             let in_place = changes == Some(true) || (changes == Some(false) && may(&inputs[0]) && !twice);
             let slot = match places[inputs[0].0] {
                 Some(slot) if in_place => slot,
-                _ => slots.take(len),
+                _ => slots.take(len, access[info.value.0]),
             };
             let source = |value: Value| places[value.0].map_or(Source::Input, Source::Slot);
             let source_len = |value: Value| self.images * self.graph.shape(value).len();
@@ -239,6 +246,6 @@ impl Compiler<'_> {
             }
             steps.push(step);
         }
-        (steps, slots.sizes().to_vec())
+        (steps, slots.sizes())
     }
 }

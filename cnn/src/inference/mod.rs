@@ -13,7 +13,8 @@ use kernels::{Accuracy, Activation, ConvError, ConvSpec, Effort, Plan, Workspace
 
 use rayon::prelude::*;
 
-use crate::error::{check_len, zeros};
+use crate::buffer::Buffer;
+use crate::error::check_len;
 use crate::graph::{Graph, Value};
 use crate::layer::{Conv, Lrn};
 use crate::ops::softmax::{Lines, softmax};
@@ -92,6 +93,17 @@ enum Op {
     Change(Change),
 }
 
+impl Op {
+    /// Whether outputs are made of many channels, so that a thread reads what others have made.
+    fn mixes_channels(&self) -> bool {
+        match self {
+            Op::Conv { plan, .. } => plan.spec().group_in_channels() > 1,
+            Op::Linear { .. } => true,
+            Op::Pool(_) | Op::Lrn(..) | Op::Change(_) => false,
+        }
+    }
+}
+
 /// What is done to values where they are.
 #[derive(Debug)]
 enum Change {
@@ -144,13 +156,13 @@ struct Stage {
     /// Passes that run at a time, each on a thread of its own.
     workers: Vec<Worker>,
     /// What the passes of a batch have made, where there is more than one.
-    output: Vec<f32>,
+    output: Buffer,
 }
 
 /// The memory of a pass.
 #[derive(Debug)]
 struct Worker {
-    slots: Vec<Vec<f32>>,
+    slots: Vec<Buffer>,
     workspace: Workspace<'static>,
     /// How long each step took, all its passes together.
     times: Vec<Duration>,
@@ -203,7 +215,7 @@ impl Inference {
     pub fn memory(&self) -> [usize; 2] {
         let outputs: usize = self.stages.iter().map(|stage| stage.output.len()).sum();
         let workers = || self.stages.iter().flat_map(|stage| &stage.workers);
-        let slots: usize = workers().flat_map(|worker| &worker.slots).map(Vec::len).sum();
+        let slots: usize = workers().flat_map(|worker| &worker.slots).map(|slot| slot.len()).sum();
         [4 * (outputs + slots), 4 * workers().map(|worker| worker.workspace.len()).sum::<usize>()]
     }
 
@@ -279,13 +291,13 @@ impl Stage {
         let largest = largest.max_by_key(|plan| plan.workspace_len());
         let worker = || {
             Ok(Worker {
-                slots: sizes.iter().map(|&len| zeros(len)).collect::<Result<_, _>>()?,
+                slots: sizes.iter().map(|&len| Buffer::zeros(len)).collect::<Result<_, _>>()?,
                 workspace: largest.map(|plan| plan.workspace()).unwrap_or_default(),
                 times: vec![Duration::ZERO; steps.len()],
             })
         };
         let workers = (0..workers).map(|_| worker()).collect::<Result<_, Error>>()?;
-        let output = if images < batch { zeros(batch * lens[1])? } else { Vec::new() };
+        let output = if images < batch { Buffer::zeros(batch * lens[1])? } else { Buffer::default() };
         Ok(Stage { steps, images, lens, workers, output })
     }
 
@@ -395,7 +407,7 @@ impl Step {
     fn run(
         &self,
         input: &[f32],
-        slots: &[Vec<f32>],
+        slots: &[Buffer],
         output: &mut [f32],
         workspace: &mut Workspace<'_>,
     ) -> Result<(), ConvError> {

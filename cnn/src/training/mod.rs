@@ -17,7 +17,7 @@ use crate::ops::norm::Statistics;
 use crate::ops::pool;
 use crate::ops::softmax::cross_entropy;
 use crate::optimizer::{Optimizer, State};
-use crate::slots::Slots;
+use crate::slots::{Access, Slots};
 use crate::{Error, Shape, Weights};
 
 /// How to train. Write `TrainingOptions { batch: 32, ..Default::default() }`.
@@ -301,14 +301,15 @@ fn plan_back(graph: &Graph, logits: Value, batch: usize) -> (Vec<Back>, Vec<usiz
     let mut back = Vec::new();
     let len = |value: Value| batch * graph.shape(value).len();
     if logits != Graph::INPUT {
-        places[logits.0] = Some(slots.take(len(logits)));
+        places[logits.0] = Some(slots.take(len(logits), Access::Apart));
     }
     for (i, node) in graph.nodes().iter().enumerate().take(logits.0).rev() {
         // A layer that nobody reads has no gradient.
         let Some(slot) = places[i + 1] else { continue };
         let targets = node.inputs().iter().map(|&input| {
             let known = places[input.0];
-            let place = wanted[input.0].then(|| known.unwrap_or_else(|| slots.take(len(input))));
+            let place =
+                wanted[input.0].then(|| known.unwrap_or_else(|| slots.take(len(input), Access::Apart)));
             places[input.0] = known.or(place);
             place.map(|place| (place, known.is_some()))
         });
@@ -316,5 +317,5 @@ fn plan_back(graph: &Graph, logits: Value, batch: usize) -> (Vec<Back>, Vec<usiz
         back.push(Back { node: i, slot, targets });
         slots.give(slot);
     }
-    (back, slots.sizes().to_vec())
+    (back, slots.sizes())
 }

@@ -22,7 +22,9 @@ use crate::buffer::LINE;
 use crate::cache::CacheSizes;
 use crate::error::ConvError;
 use crate::kernel::{Body, PlanOptions};
-use crate::microkernel::{Bias, Epilogue, MOST_ROWS, Rows, Segments, Tile, balanced, tile_fn};
+use crate::microkernel::{
+    Bias, Epilogue, Fetching, MOST_ROWS, Rows, Segments, Tile, balanced, beside_tile_fn, tile_fn,
+};
 use crate::packed::Packed;
 use crate::parallel;
 use crate::partition::{Partition, Partitioned, Shared, Unit, Worker};
@@ -93,7 +95,11 @@ fn arrange<S: Simd>(
     let fits = |rows| band_len(rows, band::<S>(spec, rows)) <= l2 / 2 && staged_len(rows) <= l2 / 4;
     let most = most_rows(spec, fits);
     let images = spec.batch() * spec.groups();
-    let partition = Partition::new(images, spec.out_height(), most, 1, panels.count, threads);
+    let (height, width, count) = (spec.out_height(), spec.out_width(), panels.count);
+    let partition = match reads_in_place(spec) {
+        true => Partition::in_place(images, height, most, 1, count, threads, width),
+        false => Partition::new(images, height, most, 1, count, threads),
+    };
     let near = spec.layout() == Layout::Nhwc && panels.bytes() / spec.groups() <= caches.l2 / 4;
     let run = if near { (4 * S::MR).div_ceil(spec.out_width()) } else { partition.block };
     let band = band::<S>(spec, partition.block);
@@ -182,6 +188,8 @@ impl<S: Simd> Worker for Filters<S> {
             let rows = first..(first + self.run).min(rows.end);
             for index in unit.filter_tiles.clone() {
                 let panel = self.panels.panel(group, index);
+                let next =
+                    (index + 1 < unit.filter_tiles.end).then(|| self.panels.panel(group, index + 1).data);
                 let epilogue = Epilogue {
                     bias: bias.map_or(Bias::None, |b| Bias::Columns(b.wrapping_add(panel.first))),
                     accumulate: self.options.accumulate,
@@ -194,7 +202,7 @@ impl<S: Simd> Worker for Filters<S> {
                 match spec.layout() {
                     Layout::Nhwc => {
                         // SAFETY: as above; pixels of the output are `pixel()` apart in every row.
-                        unsafe { self.panel(&panel, &source, &rows, &epilogue, start, output.pixel()) };
+                        unsafe { self.panel(&panel, next, &source, &rows, &epilogue, start, output.pixel()) };
                     }
                     Layout::Nchw => {
                         let pixels = rows.len() * spec.out_width();
@@ -206,7 +214,7 @@ impl<S: Simd> Worker for Filters<S> {
                             if epilogue.accumulate {
                                 transpose_raw(start, channel, filters, pixels, staged, panel.width);
                             }
-                            self.panel(&panel, &source, &rows, &epilogue, staged, panel.width);
+                            self.panel(&panel, next, &source, &rows, &epilogue, staged, panel.width);
                             transpose_raw(staged, panel.width, pixels, filters, start, channel);
                         }
                     }
@@ -217,7 +225,8 @@ impl<S: Simd> Worker for Filters<S> {
 }
 
 impl<S: Simd> Filters<S> {
-    /// All outputs of a panel in some rows, stored pixel by pixel from `c`, `c_row` f32s apart.
+    /// All outputs of a panel in some rows, stored pixel by pixel from `c`, `c_row` f32s apart. The weights of the
+    /// next panel are asked for.
     ///
     /// # Safety
     /// Those places are valid for writes of `panel.filters` f32s (and reads, when accumulating), and
@@ -225,6 +234,7 @@ impl<S: Simd> Filters<S> {
     unsafe fn panel(
         &self,
         panel: &Panel<'_>,
+        next: Option<&[f32]>,
         source: &Source,
         rows: &Range<usize>,
         epilogue: &Epilogue,
@@ -259,6 +269,9 @@ impl<S: Simd> Filters<S> {
         let run_over = even || 5 * in_row <= 4 * over;
         let (line, most) = if run_over { (pixels, over) } else { (width, in_row) };
         let mut distances = [0; MOST_ROWS];
+        // The first tile waits for its weights, the others have them near: time to ask for the next panel's.
+        let can_ask = panel.vectors == S::NV && (even || !run_over);
+        let mut fetching = next.filter(|_| can_ask).map(Fetching::new);
         for start in (0..pixels).step_by(line) {
             for first in (start..start + line).step_by(most) {
                 let n = most.min(start + line - first);
@@ -282,7 +295,14 @@ impl<S: Simd> Filters<S> {
                     epilogue: *epilogue,
                 };
                 // SAFETY: the window holds every pixel under the tile, the panel every step.
-                unsafe { tile_fn::<S>(n, panel.vectors)(self.simd, &tile) };
+                unsafe {
+                    match &mut fetching {
+                        Some(fetching) if start + first > 0 && fetching.is_left() => {
+                            beside_tile_fn::<S, _>(n)(self.simd, &tile, fetching);
+                        }
+                        _ => tile_fn::<S>(n, panel.vectors)(self.simd, &tile),
+                    }
+                }
             }
         }
     }

@@ -85,7 +85,7 @@ pub(super) fn arrange<S: Simd>(
         _ => CacheSizes::detect().l2 / 2 / (4 * S::LANES * spec.group_in_channels()),
     };
     let images = spec.batch() * spec.groups();
-    let partition = Partition::new(images, count, most, tile_vectors, strips.count, threads);
+    let partition = Partition::in_place(images, count, most, tile_vectors, strips.count, threads, S::LANES);
 
     let (vectors, masks) = vectors(simd, spec)?;
     let worker = InPlace {

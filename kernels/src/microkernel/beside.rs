@@ -60,6 +60,33 @@ impl<S: Simd> Beside<S> for Asking {
     }
 }
 
+/// Asks for what the next tiles read, a line a step, so that it comes while these have theirs near.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Fetching {
+    at: *const f32,
+    end: *const f32,
+}
+
+impl Fetching {
+    pub(crate) fn new(data: &[f32]) -> Self {
+        Fetching { at: data.as_ptr(), end: data.as_ptr_range().end }
+    }
+
+    /// Whether something is left to be asked for by another tile.
+    pub(crate) fn is_left(&self) -> bool {
+        self.at < self.end
+    }
+}
+
+impl<S: Simd> Beside<S> for Fetching {
+    const ADJACENT: bool = false;
+    #[inline(always)]
+    unsafe fn step(&mut self, _: S) {
+        prefetch(self.at);
+        self.at = self.at.wrapping_add(LINE);
+    }
+}
+
 /// Packs whole panels of pixels of planes, `[plane][pixel]`, as `[panel][plane][NR]`: a row of a panel a step,
 /// of each panel in a plane, then in the next plane.
 #[derive(Clone, Copy, Debug)]
@@ -189,7 +216,7 @@ mod tests {
     /// Tiles of every number of rows give the sums of those that do nothing beside, and pack what they should.
     fn check<S: Simd>(simd: S) {
         let (planes, panels) = (5, 3);
-        let plane = panels * S::NR + 7;
+        let plane = (panels * S::NR + 7).max(2 * LINE);
         let from: Vec<f32> = (0..planes * plane).map(|i| i as f32).collect();
         let a: Vec<f32> = (0..planes * S::MR).map(|i| (i % 7) as f32 - 3.0).collect();
         let b: Vec<f32> = (0..planes * S::NR).map(|i| (i % 5) as f32 - 2.0).collect();
@@ -226,6 +253,13 @@ mod tests {
             assert_eq!(c, want, "{rows} rows");
             let at = c.as_ptr().wrapping_add(planes % rows * S::NR + planes / rows * S::LANES);
             assert_eq!((asking.at, asking.left), (at, rows - planes % rows), "{rows} rows");
+            let mut fetching = Fetching::new(&from[..2 * planes * LINE]);
+            for tiles in 1..=2 {
+                c.fill(1.0);
+                // SAFETY: as above.
+                unsafe { beside_tile_fn::<S, _>(rows)(simd, &tile(&mut c), &mut fetching) };
+                assert_eq!((&c, fetching.is_left()), (&want, tiles < 2), "{rows} rows");
+            }
             for (i, &value) in packed.iter().enumerate() {
                 let (panel, row, column) = (i / S::NR / planes, i / S::NR % planes, i % S::NR);
                 assert_eq!(value, from[row * plane + panel * S::NR + column], "{rows} rows, {i}");

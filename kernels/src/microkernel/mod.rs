@@ -27,7 +27,7 @@ mod epilogue;
 mod pixels;
 
 use beside::Nothing;
-pub(crate) use beside::{Asking, Beside, Copying, beside_tile_fn};
+pub(crate) use beside::{Asking, Beside, Copying, Fetching, beside_tile_fn};
 pub(crate) use epilogue::{Bias, Epilogue};
 use epilogue::{finish, start};
 pub(crate) use pixels::{PixelTile, PixelVector, pixel_tile_fn, pixel_tile_shape};
