@@ -1,0 +1,362 @@
+//! Gradients by weights as products of matrices: rows and columns lie as the weights do.
+
+use std::ops::Range;
+
+use super::panels::{Block, Cut, Steps, View, pack_planes, pack_view};
+use super::weights::Operands;
+use crate::band::{self, Image, Planes, Window, transpose_raw};
+use crate::buffer::{self, LINE};
+use crate::cache::CacheSizes;
+use crate::error::ConvError;
+use crate::microkernel::{Epilogue, Rows, Segments, Tile, balanced, tile_fn};
+use crate::parallel::SharedOutput;
+use crate::simd::Simd;
+use crate::spec::{ConvSpec, Layout, Padding};
+
+/// The gradients of a group as a product over pixels.
+///
+/// Rows are filters, and their gradients are read where they lie. Columns are (channel, r, s): the input is unrolled for
+/// a panel of them and a block of pixels at a time, which costs little where many filters use it. The sums are stored
+/// where they belong. Of a 1×1 kernel with more channels than filters it may be better to exchange the operands: then
+/// rows are channels, less is packed, and sums wait in scratch memory to be transposed.
+#[derive(Debug)]
+pub(super) struct Columns {
+    /// Whether rows are channels and columns filters.
+    exchanged: bool,
+    /// Rows and columns of a group.
+    size: [usize; 2],
+    /// Columns of a panel, panels of a block, blocks.
+    width: usize,
+    panels: usize,
+    blocks: usize,
+    /// Rows of a tile, tiles of a part, parts.
+    rows: usize,
+    tiles: usize,
+    parts: usize,
+    /// Images, rows and columns of outputs whose pixels are taken together.
+    steps: [usize; 3],
+    /// Padded planes of the input, and f32s from the first channel's first tap to each column.
+    padded: Option<(Planes, Vec<usize>)>,
+    /// Whether the rows of a tile are packed, because they would share sets of the level-1 cache.
+    strips: bool,
+    /// f32s of packed columns, of packed rows, of padded planes, and of sums.
+    lens: [usize; 4],
+}
+
+/// Panels of a block at least: so many tiles use the rows that one has brought into the level-1 cache.
+const PANELS: usize = 8;
+
+/// Rows that are worth packing the columns for once more, for another thread.
+const ROWS_OF_A_PART: usize = 128;
+
+/// Panels from which on one more, so that all but one start on a cache line, is hardly felt.
+const MANY_PANELS: usize = 32;
+
+impl Columns {
+    pub(super) fn new<S: Simd>(_: S, spec: &ConvSpec, threads: usize) -> Result<Self, ConvError> {
+        let taps = spec.kernel()[0] * spec.kernel()[1];
+        let (channels, filters) = (spec.group_in_channels(), spec.group_out_channels());
+        let half_cache = CacheSizes::detect().l2 / 2 / 4;
+        let pixels = spec.output_len() / spec.out_channels();
+        let pointwise = taps == 1 && spec.padding() == Padding::none();
+        // Transposing a sum takes longer than packing a value.
+        let exchanged = pointwise
+            && channels > filters
+            && channels * filters <= half_cache
+            && pixels.saturating_mul(channels - filters) > 2 * channels * filters;
+        let size = if exchanged { [channels, filters] } else { [filters, channels * taps] };
+
+        let width = balanced(size[1].div_ceil(S::LANES), S::NV) * S::LANES;
+        let steps = blocks_of_steps(spec, (half_cache / (PANELS * width)).max(1));
+        let together = steps.iter().product::<usize>();
+        let all = size[1].div_ceil(width);
+        let mut panels = (half_cache / (together * width)).clamp(1, all);
+        let rows = balanced(size[0], S::MR);
+        let tiles = size[0].div_ceil(rows);
+
+        // Threads share columns; rows, where pieces of the output's rows would be short.
+        let wanted = threads.div_ceil(spec.groups());
+        let short = exchanged || size[1] / wanted < 4096 / 4;
+        let mut blocks = all.div_ceil(panels);
+        let mut parts = 1;
+        if wanted > 1 && short && size[0] / wanted >= ROWS_OF_A_PART {
+            parts = wanted;
+        } else if wanted > 1 {
+            blocks = blocks.next_multiple_of(wanted).min(all);
+            parts = wanted.div_ceil(blocks).min(tiles);
+        }
+        panels = all.div_ceil(blocks);
+        let tiles = tiles.div_ceil(parts);
+
+        let mut padded = None;
+        if !pointwise {
+            let planes = Planes::of_columns(spec, steps[1], steps[2], 4);
+            let mut places = buffer::try_vec(size[1])?;
+            let width = spec.kernel()[1];
+            for c in 0..channels {
+                places.extend((0..taps).map(|tap| planes.offset(spec, [c, tap / width, tap % width])));
+            }
+            padded = Some((planes, places));
+        }
+        let plane = if exchanged { spec.in_height() * spec.in_width() } else { pixels / spec.batch() };
+        let strips = spec.layout() == Layout::Nchw && plane.is_multiple_of(512);
+        let lens = [
+            (panels + 1) * width * together,
+            if strips { together * strip_pitch::<S>() } else { 0 },
+            padded.as_ref().map_or(0, |(planes, _)| {
+                planes.channel * (((panels + 1) * width - 1) / taps + 2).min(channels)
+            }),
+            if exchanged { tiles * rows * panels * width } else { 0 },
+        ]
+        .map(|len| len.next_multiple_of(LINE));
+        Ok(Columns {
+            exchanged,
+            size,
+            width,
+            panels,
+            blocks: all.div_ceil(panels),
+            rows,
+            tiles,
+            parts: size[0].div_ceil(tiles * rows),
+            steps,
+            padded,
+            strips,
+            lens,
+        })
+    }
+
+    /// Units of work, which share no sums.
+    pub(super) fn units(&self, spec: &ConvSpec) -> usize {
+        spec.groups() * self.blocks * self.parts
+    }
+
+    /// f32s of a unit's scratch memory, whole cache lines.
+    pub(super) fn scratch_len(&self) -> usize {
+        self.lens.iter().sum()
+    }
+
+    /// How often sums are taken up again.
+    pub(super) fn passes(&self, spec: &ConvSpec) -> usize {
+        self.steps(spec).count()
+    }
+
+    /// The outputs, in blocks whose pixels are taken together.
+    fn steps(&self, spec: &ConvSpec) -> impl Iterator<Item = Steps> {
+        let [images, rows, columns] = self.steps;
+        let (height, width) = (spec.out_height(), spec.out_width());
+        let cut = |all: usize, each: usize| (0..all).step_by(each).map(move |i| i..(i + each).min(all));
+        cut(spec.batch(), images).flat_map(move |images| {
+            cut(height, rows).flat_map(move |rows| {
+                let images = images.clone();
+                cut(width, columns).map(move |columns| Steps {
+                    images: images.clone(),
+                    rows: rows.clone(),
+                    columns,
+                })
+            })
+        })
+    }
+
+    /// Computes the gradients of a unit, which belong to it alone.
+    pub(super) fn unit<S: Simd>(&self, simd: S, unit: usize, operands: &Operands<'_>, scratch: &mut [f32]) {
+        let spec = operands.spec;
+        let (group, unit) = (unit / (self.blocks * self.parts), unit % (self.blocks * self.parts));
+        let (part, block) = (unit / self.blocks, unit % self.blocks);
+        let start = part * self.tiles * self.rows;
+        let rows = start..(start + self.tiles * self.rows).min(self.size[0]);
+        // SAFETY: the group's gradients lie there, as many as rows and columns.
+        let output = unsafe { operands.grad_weights.at(group * self.size[0] * self.size[1]) };
+        // Where all rows start at the same place of a cache line, panels start on one.
+        let many = self.size[1] >= MANY_PANELS * self.width && self.size[1].is_multiple_of(LINE);
+        let offset = if many && !self.exchanged { output as usize / 4 % LINE } else { 0 };
+        let bound = |block: usize| (block * self.panels * self.width).saturating_sub(offset);
+        let end = if block + 1 < self.blocks { bound(block + 1) } else { self.size[1] };
+        let columns = bound(block)..end;
+        let cut = Cut { first: self.width - if block == 0 { offset } else { 0 }, width: self.width };
+
+        let [packed, strip, planes, _] = self.lens;
+        let (packed, rest) = scratch.split_at_mut(packed);
+        let (strip, rest) = rest.split_at_mut(strip);
+        let (planes, sums) = rest.split_at_mut(planes);
+        let grads = (View::output(spec, group), operands.grad_output);
+        let input = (View::input(spec, group), operands.input);
+        let (row_operand, column_operand) = if self.exchanged { (input, grads) } else { (grads, input) };
+        let far = !self.exchanged && CacheSizes::detect().is_far(spec.weights_len() * 4);
+        let (c, c_row) = if self.exchanged {
+            (SharedOutput::new(sums), columns.len().next_multiple_of(self.width))
+        } else {
+            (operands.grad_weights, self.size[1])
+        };
+        let c_start = if self.exchanged {
+            0
+        } else {
+            (group * self.size[0] + rows.start) * self.size[1] + columns.start
+        };
+        for (pass, steps) in self.steps(spec).enumerate() {
+            match &self.padded {
+                Some(padded) => {
+                    self.unroll(simd, padded, operands, group, &columns, &steps, cut, planes, packed);
+                }
+                None => {
+                    let (view, data) = &column_operand;
+                    pack_view(simd, view, data, &columns, &steps, cut, packed);
+                }
+            }
+            let accumulate = pass > 0 || operands.accumulate && !self.exchanged;
+            for start in rows.clone().step_by(self.rows) {
+                let tile_rows = start..(start + self.rows).min(rows.end);
+                let (view, data) = &row_operand;
+                let strip = self.strips.then_some(&mut *strip);
+                let mut tile = self.row_operand(simd, view, data, &tile_rows, &steps, strip);
+                tile.c_row = c_row;
+                tile.epilogue = Epilogue { accumulate, far, ..Epilogue::STORE };
+                let c_start = c_start + (start - rows.start) * c_row;
+                for (panel, panel_columns) in cut.panels(columns.clone()).enumerate() {
+                    tile.b = packed[panel * steps.len() * self.width..].as_ptr();
+                    tile.columns = panel_columns.len();
+                    let vectors = tile.columns.div_ceil(S::LANES);
+                    // SAFETY: packed panels have all steps, the rows' operand as well; the sums of these rows and
+                    // columns are this unit's alone.
+                    unsafe {
+                        tile.c = c.at(c_start + panel_columns.start - columns.start);
+                        tile_fn::<S>(tile_rows.len(), vectors)(simd, &tile);
+                    }
+                }
+            }
+        }
+        if self.exchanged {
+            // SAFETY: these rows and columns are this unit's alone.
+            unsafe { self.transpose(operands, group, &rows, &columns, sums, c_row) };
+        }
+    }
+
+    /// A tile with the rows' operand, in place or packed.
+    fn row_operand<S: Simd>(
+        &self,
+        simd: S,
+        view: &View,
+        data: &[f32],
+        rows: &Range<usize>,
+        steps: &Steps,
+        strip: Option<&mut [f32]>,
+    ) -> Tile<'static> {
+        let runs = view.runs(steps);
+        let mut tile = Tile {
+            a: data[runs.start + rows.start * view.channel..].as_ptr(),
+            a_rows: Rows::Apart(view.channel),
+            a_step: view.pixel,
+            b: std::ptr::null(),
+            b_step: self.width,
+            len: runs.len,
+            outer: Segments {
+                count: runs.images[0],
+                a: runs.images[1],
+                b: runs.runs[0] * runs.len * self.width,
+            },
+            inner: Segments { count: runs.runs[0], a: runs.runs[1], b: runs.len * self.width },
+            c: std::ptr::null_mut(),
+            c_row: 0,
+            columns: 0,
+            epilogue: Epilogue::STORE,
+        };
+        if let Some(strip) = strip {
+            let pitch = strip_pitch::<S>();
+            pack_view(simd, view, data, rows, steps, Cut { first: pitch, width: pitch }, strip);
+            tile.a = strip.as_ptr();
+            tile.a_rows = Rows::Apart(1);
+            tile.a_step = pitch;
+            tile.len = steps.len();
+            (tile.outer, tile.inner) = (Segments::ONE, Segments::ONE);
+        }
+        tile
+    }
+
+    /// Packs columns of the unrolled input under some outputs, from padded planes.
+    fn unroll<S: Simd>(
+        &self,
+        simd: S,
+        (planes, places): &(Planes, Vec<usize>),
+        operands: &Operands<'_>,
+        group: usize,
+        columns: &Range<usize>,
+        steps: &Steps,
+        cut: Cut,
+        scratch: &mut [f32],
+        packed: &mut [f32],
+    ) {
+        let spec = operands.spec;
+        let taps = spec.kernel()[0] * spec.kernel()[1];
+        let channels = columns.start / taps..(columns.end - 1) / taps + 1;
+        let first = group * spec.group_in_channels();
+        let ([down, right], [height, width]) = (spec.stride(), spec.dilated_kernel());
+        let under = |outputs: &Range<usize>, stride: usize, kernel: usize| {
+            outputs.start * stride..(outputs.end - 1) * stride + kernel
+        };
+        let window = Window::new(under(&steps.rows, down, height), under(&steps.columns, right, width));
+        let pixels = steps.rows.len() * steps.columns.len();
+        for (i, n) in steps.images.clone().enumerate() {
+            let image = Image::input_channels(spec, n, first + channels.start..first + channels.end);
+            band::pack_planes(simd, spec, &image, &window, operands.input, planes, scratch);
+            let block = Block {
+                from: scratch,
+                row: planes.row * down,
+                rows: steps.rows.len(),
+                pixel: 1,
+                len: steps.columns.len(),
+                columns: columns.len(),
+                cut,
+                to: &mut packed[i * pixels * self.width..],
+                panel: steps.len() * self.width,
+            };
+            let skipped = channels.start * planes.channel;
+            pack_planes(simd, block, |column| places[columns.start + column] - skipped);
+        }
+    }
+
+    /// Puts the sums of exchanged operands where they belong.
+    ///
+    /// # Safety
+    /// Nobody else touches the gradients of these channels (rows) and filters (columns).
+    unsafe fn transpose(
+        &self,
+        operands: &Operands<'_>,
+        group: usize,
+        channels: &Range<usize>,
+        filters: &Range<usize>,
+        sums: &[f32],
+        pitch: usize,
+    ) {
+        let all = self.size[0];
+        let start = (group * self.size[1] + filters.start) * all + channels.start;
+        // SAFETY: the gradients of these filters and channels lie there, by the caller's promise they are ours; sums are
+        // as many.
+        unsafe {
+            let to = operands.grad_weights.at(start);
+            if !operands.accumulate {
+                return transpose_raw(sums.as_ptr(), pitch, channels.len(), filters.len(), to, all);
+            }
+            for (i, sums) in sums.chunks(pitch).take(channels.len()).enumerate() {
+                for (j, sum) in sums[..filters.len()].iter().enumerate() {
+                    *to.add(j * all + i) += sum;
+                }
+            }
+        }
+    }
+}
+
+/// f32s from step to step of packed rows.
+fn strip_pitch<S: Simd>() -> usize {
+    S::MR.next_multiple_of(S::LANES)
+}
+
+/// Images, rows and columns of outputs, at most so many pixels: whole images, or else rows of one, or a part of a row.
+fn blocks_of_steps(spec: &ConvSpec, most: usize) -> [usize; 3] {
+    let (height, width) = (spec.out_height(), spec.out_width());
+    if width > most {
+        [1, 1, balanced(width, most)]
+    } else if height * width > most {
+        [1, balanced(height, most / width), width]
+    } else {
+        [balanced(spec.batch(), most / (height * width)), height, width]
+    }
+}
