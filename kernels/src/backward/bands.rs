@@ -39,7 +39,7 @@ pub(super) struct Bands {
 }
 
 impl Bands {
-    pub(super) fn new<S: Simd>(_: S, spec: &ConvSpec) -> Result<Self, ConvError> {
+    pub(super) fn new<S: Simd>(_: S, spec: &ConvSpec, threads: usize) -> Result<Self, ConvError> {
         let (channels, filters) = (spec.group_in_channels(), spec.group_out_channels());
         let ([height, width], dilation) = (spec.kernel(), spec.dilation());
         let steps = height * width * channels;
@@ -67,6 +67,9 @@ impl Bands {
             input_rows(spec, rows).saturating_mul(pitch(spec)).saturating_add(rows * row) <= most
         };
         let band = (1..=spec.out_height()).take_while(|&rows| fits(rows)).last().unwrap_or(1);
+        // Threads that have filters of their own need not wait for each other. (Bands stay as they are: sums depend on them.)
+        let wanted = threads.div_ceil(spec.groups());
+        let together = if panels < wanted { together } else { together.min(panels / wanted) };
         Ok(Bands { width, panels, together, band: balanced(spec.out_height(), band), places, tiles })
     }
 

@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use super::panels::{Block, Cut, Steps, View, pack_planes, pack_view};
-use super::weights::Operands;
+use super::weights::{MOST_SCRATCH, Operands};
 use crate::band::{self, Image, Planes, Window, transpose_raw};
 use crate::buffer::{self, LINE};
 use crate::cache::CacheSizes;
@@ -46,8 +46,11 @@ pub(super) struct Columns {
 /// Panels of a block at least: so many tiles use the rows that one has brought into the level-1 cache.
 const PANELS: usize = 8;
 
+/// f32s of a page of memory: cores that write shorter pieces in turns fetch each other's lines ahead.
+const PAGE: usize = 4096 / 4;
+
 /// Rows that are worth packing the columns for once more, for another thread.
-const ROWS_OF_A_PART: usize = 128;
+const ROWS_OF_A_PART: usize = 512;
 
 /// Panels from which on one more, so that all but one start on a cache line, is hardly felt.
 const MANY_PANELS: usize = 32;
@@ -56,7 +59,7 @@ impl Columns {
     pub(super) fn new<S: Simd>(_: S, spec: &ConvSpec, threads: usize) -> Result<Self, ConvError> {
         let taps = spec.kernel()[0] * spec.kernel()[1];
         let (channels, filters) = (spec.group_in_channels(), spec.group_out_channels());
-        let half_cache = CacheSizes::detect().l2 / 2 / 4;
+        let half_cache = (CacheSizes::detect().l2 / 2 / 4).min(MOST_SCRATCH / 4);
         let pixels = spec.output_len() / spec.out_channels();
         let pointwise = taps == 1 && spec.padding() == Padding::none();
         // Transposing a sum takes longer than packing a value.
@@ -67,30 +70,41 @@ impl Columns {
         let size = if exchanged { [channels, filters] } else { [filters, channels * taps] };
 
         let width = balanced(size[1].div_ceil(S::LANES), S::NV) * S::LANES;
-        let steps = blocks_of_steps(spec, (half_cache / (PANELS * width)).max(1));
-        let together = steps.iter().product::<usize>();
+        let mut steps = blocks_of_steps(spec, (half_cache / (PANELS * width)).max(1));
         let all = size[1].div_ceil(width);
-        let mut panels = (half_cache / (together * width)).clamp(1, all);
-        let rows = balanced(size[0], S::MR);
-        let tiles = size[0].div_ceil(rows);
+        // Channels that columns have a part in, and as many as padded planes have room for.
+        let channels_of = |columns: usize| ((columns - 1) / taps + 2).min(channels);
+        let mut most = all;
+        let mut planes = None;
+        if !pointwise {
+            let fitting = fitting_planes(spec, &mut steps, MOST_SCRATCH / 2 / channels_of(2 * width));
+            let room = MOST_SCRATCH / 2 / fitting.channel;
+            if room < channels {
+                most = (room.saturating_sub(1) * taps / width).saturating_sub(1);
+            }
+            planes = Some(fitting);
+        }
+        let together = steps.iter().product::<usize>();
+        let mut panels = (half_cache / (together * width)).min(most).clamp(1, all);
 
         // Threads share columns; rows, where pieces of the output's rows would be short.
         let wanted = threads.div_ceil(spec.groups());
-        let short = exchanged || size[1] / wanted < 4096 / 4;
+        let short = !exchanged && size[1] / wanted < PAGE;
         let mut blocks = all.div_ceil(panels);
         let mut parts = 1;
         if wanted > 1 && short && size[0] / wanted >= ROWS_OF_A_PART {
             parts = wanted;
         } else if wanted > 1 {
             blocks = blocks.next_multiple_of(wanted).min(all);
-            parts = wanted.div_ceil(blocks).min(tiles);
+            parts = wanted.div_ceil(blocks).min(size[0]);
         }
         panels = all.div_ceil(blocks);
-        let tiles = tiles.div_ceil(parts);
+        let part = size[0].div_ceil(parts);
+        let rows = balanced(part, S::MR);
+        let tiles = part.div_ceil(rows);
 
         let mut padded = None;
-        if !pointwise {
-            let planes = Planes::of_columns(spec, steps[1], steps[2], 4);
+        if let Some(planes) = planes {
             let mut places = buffer::try_vec(size[1])?;
             let width = spec.kernel()[1];
             for c in 0..channels {
@@ -103,9 +117,7 @@ impl Columns {
         let lens = [
             (panels + 1) * width * together,
             if strips { together * strip_pitch::<S>() } else { 0 },
-            padded.as_ref().map_or(0, |(planes, _)| {
-                planes.channel * (((panels + 1) * width - 1) / taps + 2).min(channels)
-            }),
+            planes.map_or(0, |planes| planes.channel * channels_of((panels + 1) * width)),
             if exchanged { tiles * rows * panels * width } else { 0 },
         ]
         .map(|len| len.next_multiple_of(LINE));
@@ -358,5 +370,18 @@ fn blocks_of_steps(spec: &ConvSpec, most: usize) -> [usize; 3] {
         [1, balanced(height, most / width), width]
     } else {
         [balanced(spec.batch(), most / (height * width)), height, width]
+    }
+}
+
+/// Padded planes for blocks of steps, of which there may be fewer if a plane would be longer than `most`.
+fn fitting_planes(spec: &ConvSpec, steps: &mut [usize; 3], most: usize) -> Planes {
+    loop {
+        let planes = Planes::of_columns(spec, steps[1], steps[2], 4);
+        match steps {
+            _ if planes.channel <= most => return planes,
+            [_, 1, 1] => return planes,
+            [images, 1, columns] => (*images, *columns) = (1, columns.div_ceil(2)),
+            [images, rows, _] => (*images, *rows) = (1, rows.div_ceil(2)),
+        }
     }
 }

@@ -51,14 +51,14 @@ enum Method {
 /// Filters of a group that make unrolling the input for a kernel of several taps worth its time.
 const MANY_FILTERS: usize = 128;
 
-/// f32s of scratch memory that a thread may have.
-const MOST_SCRATCH: usize = 1 << 20;
+/// f32s of scratch memory that a thread may have: 4 MiB.
+pub(super) const MOST_SCRATCH: usize = 1 << 20;
 
 impl Method {
     fn new<S: Simd>(simd: S, spec: &ConvSpec, threads: usize) -> Result<Self, ConvError> {
         let pointwise = spec.kernel() == [1, 1] && spec.padding() == Padding::none();
         if !pointwise && spec.group_out_channels() < MANY_FILTERS {
-            let bands = Bands::new(simd, spec)?;
+            let bands = Bands::new(simd, spec, threads)?;
             if bands.scratch_len(spec) <= MOST_SCRATCH {
                 return Ok(Method::Bands(bands));
             }
@@ -204,5 +204,38 @@ impl WeightsPlan {
             }
         });
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Long reductions, long rows, wide windows and many filters: scratch memory stays within its limit.
+    #[test]
+    fn scratch_memory_is_bounded() {
+        for text in [
+            "c4096 h7 w7 o64 k3 p1",
+            "c40000 h2 w2 o16 k1",
+            "c3000 h1 w5000 o8 k1x3",
+            "c64 h1 w100000 o128 k1x9",
+            "c64 h1 w100000 o128 k1 s7 p1",
+            "c64 h300 w300 o128 k3 d80",
+            "n64 c512 h7 w7 o2048 k1",
+            "n2 c512 h64 w64 o512 k3 p1",
+            "c512 h128 w128 o256 k1",
+        ] {
+            for layout in [crate::Layout::Nchw, crate::Layout::Nhwc] {
+                let spec = text.parse::<ConvSpec>().unwrap().with_layout(layout);
+                for id in IDS.into_iter().filter(|id| id.contains('/')) {
+                    for threads in [1, 3] {
+                        let options = PlanOptions { threads, ..PlanOptions::default() };
+                        let Ok(plan) = WeightsPlan::new(id, &spec, &options) else { continue };
+                        let most = threads * MOST_SCRATCH + LINE - 1;
+                        assert!(plan.workspace_len() <= most, "`{spec}` {id}: {}", plan.workspace_len());
+                    }
+                }
+            }
+        }
     }
 }
