@@ -8,7 +8,7 @@ use crate::band::{self, Image, Planes, Window, transpose_raw};
 use crate::buffer::{self, LINE};
 use crate::cache::CacheSizes;
 use crate::error::ConvError;
-use crate::microkernel::{Epilogue, Rows, Segments, Tile, balanced, tile_fn};
+use crate::microkernel::{Epilogue, Rows, Segments, Tile, balanced, tile_fn, tiles_fn};
 use crate::parallel::SharedOutput;
 use crate::simd::Simd;
 use crate::spec::{ConvSpec, Layout, Padding};
@@ -41,6 +41,15 @@ pub(super) struct Columns {
     strips: bool,
     /// f32s of packed columns, of packed rows, of padded planes, and of sums.
     lens: [usize; 4],
+}
+
+/// What a unit computes of a group's product.
+struct Part {
+    group: usize,
+    rows: Range<usize>,
+    columns: Range<usize>,
+    /// How the columns are cut into panels.
+    cut: Cut,
 }
 
 /// Panels of a block at least: so many tiles use the rows that one has brought into the level-1 cache.
@@ -169,76 +178,104 @@ impl Columns {
         })
     }
 
-    /// Computes the gradients of a unit, which belong to it alone.
-    pub(super) fn unit<S: Simd>(&self, simd: S, unit: usize, operands: &Operands<'_>, scratch: &mut [f32]) {
-        let spec = operands.spec;
+    /// A unit's part of its group's product, whose gradients start at `output`.
+    fn part(&self, unit: usize, grad_weights: SharedOutput) -> Part {
         let (group, unit) = (unit / (self.blocks * self.parts), unit % (self.blocks * self.parts));
         let (part, block) = (unit / self.blocks, unit % self.blocks);
         let start = part * self.tiles * self.rows;
-        let rows = start..(start + self.tiles * self.rows).min(self.size[0]);
         // SAFETY: the group's gradients lie there, as many as rows and columns.
-        let output = unsafe { operands.grad_weights.at(group * self.size[0] * self.size[1]) };
+        let output = unsafe { grad_weights.at(group * self.size[0] * self.size[1]) };
         // Where all rows start at the same place of a cache line, panels start on one.
         let many = self.size[1] >= MANY_PANELS * self.width && self.size[1].is_multiple_of(LINE);
         let offset = if many && !self.exchanged { output as usize / 4 % LINE } else { 0 };
         let bound = |block: usize| (block * self.panels * self.width).saturating_sub(offset);
         let end = if block + 1 < self.blocks { bound(block + 1) } else { self.size[1] };
-        let columns = bound(block)..end;
-        let cut = Cut { first: self.width - if block == 0 { offset } else { 0 }, width: self.width };
+        Part {
+            group,
+            rows: start..(start + self.tiles * self.rows).min(self.size[0]),
+            columns: bound(block)..end,
+            cut: Cut { first: self.width - if block == 0 { offset } else { 0 }, width: self.width },
+        }
+    }
 
+    /// Computes the gradients of a unit, which belong to it alone.
+    pub(super) fn unit<S: Simd>(&self, simd: S, unit: usize, operands: &Operands<'_>, scratch: &mut [f32]) {
+        let spec = operands.spec;
+        let part = self.part(unit, operands.grad_weights);
+        let Part { group, rows, columns, cut } = &part;
         let [packed, strip, planes, _] = self.lens;
         let (packed, rest) = scratch.split_at_mut(packed);
         let (strip, rest) = rest.split_at_mut(strip);
         let (planes, sums) = rest.split_at_mut(planes);
-        let grads = (View::output(spec, group), operands.grad_output);
-        let input = (View::input(spec, group), operands.input);
-        let (row_operand, column_operand) = if self.exchanged { (input, grads) } else { (grads, input) };
+        let filters = (View::output(spec, *group), operands.grad_output);
+        let channels = (View::input(spec, *group), operands.input);
+        // From where on sums are stored, and f32s from row to row.
+        let (row_operand, column_operand, c, c_start, c_row) = if self.exchanged {
+            let c_row = columns.len().next_multiple_of(self.width);
+            (channels, filters, SharedOutput::new(sums), 0, c_row)
+        } else {
+            let start = (group * self.size[0] + rows.start) * self.size[1] + columns.start;
+            (filters, channels, operands.grad_weights, start, self.size[1])
+        };
         let far = !self.exchanged && CacheSizes::detect().is_far(spec.weights_len() * 4);
-        let (c, c_row) = if self.exchanged {
-            (SharedOutput::new(sums), columns.len().next_multiple_of(self.width))
-        } else {
-            (operands.grad_weights, self.size[1])
-        };
-        let c_start = if self.exchanged {
-            0
-        } else {
-            (group * self.size[0] + rows.start) * self.size[1] + columns.start
-        };
         for (pass, steps) in self.steps(spec).enumerate() {
-            match &self.padded {
-                Some(padded) => {
-                    self.unroll(simd, padded, operands, group, &columns, &steps, cut, planes, packed);
-                }
-                None => {
-                    let (view, data) = &column_operand;
-                    pack_view(simd, view, data, &columns, &steps, cut, packed);
-                }
+            if let Some(padded) = &self.padded {
+                self.unroll(simd, padded, operands, &part, &steps, planes, packed);
+            } else {
+                pack_view(simd, &column_operand.0, column_operand.1, columns, &steps, *cut, packed);
             }
             let accumulate = pass > 0 || operands.accumulate && !self.exchanged;
+            let epilogue = Epilogue { accumulate, far, ..Epilogue::STORE };
             for start in rows.clone().step_by(self.rows) {
                 let tile_rows = start..(start + self.rows).min(rows.end);
-                let (view, data) = &row_operand;
                 let strip = self.strips.then_some(&mut *strip);
-                let mut tile = self.row_operand(simd, view, data, &tile_rows, &steps, strip);
-                tile.c_row = c_row;
-                tile.epilogue = Epilogue { accumulate, far, ..Epilogue::STORE };
-                let c_start = c_start + (start - rows.start) * c_row;
-                for (panel, panel_columns) in cut.panels(columns.clone()).enumerate() {
-                    tile.b = packed[panel * steps.len() * self.width..].as_ptr();
-                    tile.columns = panel_columns.len();
-                    let vectors = tile.columns.div_ceil(S::LANES);
-                    // SAFETY: packed panels have all steps, the rows' operand as well; the sums of these rows and
-                    // columns are this unit's alone.
-                    unsafe {
-                        tile.c = c.at(c_start + panel_columns.start - columns.start);
-                        tile_fn::<S>(tile_rows.len(), vectors)(simd, &tile);
-                    }
+                let tile = self.row_operand(simd, &row_operand, &tile_rows, &steps, strip);
+                // SAFETY: packed panels have all steps, as has the rows' operand; the sums of these rows and columns are
+                // this unit's alone.
+                unsafe {
+                    let c = c.at(c_start + (start - rows.start) * c_row);
+                    let tile = Tile { c, c_row, epilogue, ..tile };
+                    self.tiles(simd, tile_rows.len(), &tile, &part, steps.len(), packed);
                 }
             }
         }
         if self.exchanged {
             // SAFETY: these rows and columns are this unit's alone.
-            unsafe { self.transpose(operands, group, &rows, &columns, sums, c_row) };
+            unsafe { self.transpose(operands, &part, sums, c_row) };
+        }
+    }
+
+    /// Multiplies some rows with all columns of a part.
+    ///
+    /// # Safety
+    /// As for [`tile_fn`], with `tile` as for the first panel; all panels are packed, with so many steps.
+    unsafe fn tiles<S: Simd>(
+        &self,
+        simd: S,
+        rows: usize,
+        tile: &Tile<'_>,
+        part: &Part,
+        steps: usize,
+        packed: &[f32],
+    ) {
+        let pitch = steps * self.width;
+        let mut panels = part.cut.panels(part.columns.clone()).enumerate().peekable();
+        while let Some((panel, columns)) = panels.next() {
+            let c = tile.c.wrapping_add(columns.start - part.columns.start);
+            let columns = columns.len();
+            let tile = Tile { b: packed[panel * pitch..].as_ptr(), c, columns, ..*tile };
+            // SAFETY: by the caller's promise.
+            unsafe {
+                if columns == S::NR {
+                    let mut count = 1;
+                    while panels.next_if(|(_, columns)| columns.len() == S::NR).is_some() {
+                        count += 1;
+                    }
+                    tiles_fn::<S>(rows)(simd, &tile, count, pitch);
+                } else {
+                    tile_fn::<S>(rows, columns.div_ceil(S::LANES))(simd, &tile);
+                }
+            }
         }
     }
 
@@ -246,8 +283,7 @@ impl Columns {
     fn row_operand<S: Simd>(
         &self,
         simd: S,
-        view: &View,
-        data: &[f32],
+        (view, data): &(View, &[f32]),
         rows: &Range<usize>,
         steps: &Steps,
         strip: Option<&mut [f32]>,
@@ -289,17 +325,15 @@ impl Columns {
         simd: S,
         (planes, places): &(Planes, Vec<usize>),
         operands: &Operands<'_>,
-        group: usize,
-        columns: &Range<usize>,
+        part: &Part,
         steps: &Steps,
-        cut: Cut,
         scratch: &mut [f32],
         packed: &mut [f32],
     ) {
-        let spec = operands.spec;
+        let (spec, columns) = (operands.spec, &part.columns);
         let taps = spec.kernel()[0] * spec.kernel()[1];
         let channels = columns.start / taps..(columns.end - 1) / taps + 1;
-        let first = group * spec.group_in_channels();
+        let first = part.group * spec.group_in_channels();
         let ([down, right], [height, width]) = (spec.stride(), spec.dilated_kernel());
         let under = |outputs: &Range<usize>, stride: usize, kernel: usize| {
             outputs.start * stride..(outputs.end - 1) * stride + kernel
@@ -316,7 +350,7 @@ impl Columns {
                 pixel: 1,
                 len: steps.columns.len(),
                 columns: columns.len(),
-                cut,
+                cut: part.cut,
                 to: &mut packed[i * pixels * self.width..],
                 panel: steps.len() * self.width,
             };
@@ -328,18 +362,10 @@ impl Columns {
     /// Puts the sums of exchanged operands where they belong.
     ///
     /// # Safety
-    /// Nobody else touches the gradients of these channels (rows) and filters (columns).
-    unsafe fn transpose(
-        &self,
-        operands: &Operands<'_>,
-        group: usize,
-        channels: &Range<usize>,
-        filters: &Range<usize>,
-        sums: &[f32],
-        pitch: usize,
-    ) {
-        let all = self.size[0];
-        let start = (group * self.size[1] + filters.start) * all + channels.start;
+    /// Nobody else touches the gradients of the part's channels (rows) and filters (columns).
+    unsafe fn transpose(&self, operands: &Operands<'_>, part: &Part, sums: &[f32], pitch: usize) {
+        let (channels, filters, all) = (&part.rows, &part.columns, self.size[0]);
+        let start = (part.group * self.size[1] + filters.start) * all + channels.start;
         // SAFETY: the gradients of these filters and channels lie there, by the caller's promise they are ours; sums are
         // as many.
         unsafe {
