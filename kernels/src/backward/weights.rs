@@ -28,7 +28,8 @@ pub struct WeightsPlan {
     token: Token,
     options: PlanOptions,
     threads: usize,
-    method: Method,
+    /// Boxed, because it is large.
+    method: Box<Method>,
 }
 
 /// What a run reads and writes.
@@ -99,7 +100,7 @@ impl WeightsPlan {
             token,
             options: *options,
             threads,
-            method,
+            method: Box::new(method),
         })
     }
 
@@ -120,7 +121,7 @@ impl WeightsPlan {
 
     /// The bound of rounding errors, of weights and bias: sums of as many products as there are output pixels.
     pub fn error_model(&self) -> ErrorModel {
-        let passes = match &self.method {
+        let passes = match &*self.method {
             Method::Columns(columns) => columns.passes(&self.spec),
             Method::Bands(bands) => bands.passes(&self.spec),
         };
@@ -135,7 +136,7 @@ impl WeightsPlan {
 
     /// Units of work, which share no sums.
     fn units(&self) -> usize {
-        match &self.method {
+        match &*self.method {
             Method::Columns(columns) => columns.units(&self.spec),
             Method::Bands(bands) => bands.units(&self.spec),
         }
@@ -143,7 +144,7 @@ impl WeightsPlan {
 
     /// Units that run at once. Threads may also share a unit's bands.
     fn at_once(&self) -> usize {
-        match &self.method {
+        match &*self.method {
             Method::Columns(_) => self.units().min(self.threads),
             Method::Bands(_) if self.units() >= self.threads => self.threads,
             Method::Bands(_) => 1,
@@ -152,7 +153,7 @@ impl WeightsPlan {
 
     /// f32s of a unit's scratch memory, whole cache lines.
     fn scratch_len(&self) -> usize {
-        match &self.method {
+        match &*self.method {
             Method::Columns(columns) => columns.scratch_len(),
             Method::Bands(bands) => bands.scratch_len(&self.spec),
         }
@@ -197,7 +198,7 @@ impl WeightsPlan {
         let threads = if self.at_once() > 1 { 1 } else { self.threads };
         parallel::for_each_range(self.at_once(), self.units(), scratch, each, &|units, scratch| {
             for unit in units {
-                with_token!(self.token, s => match &self.method {
+                with_token!(self.token, s => match &*self.method {
                     Method::Columns(columns) => columns.unit(s, unit, &operands, scratch),
                     Method::Bands(bands) => bands.unit(s, unit, threads, &operands, scratch),
                 });
