@@ -154,6 +154,17 @@ fn large_gradients() {
         "n3 c64 h100 w100 o6 k2 s2",
         "n2 c40 h30 w30 o40 k3 p1 g40",
         "n2 c96 h24 w24 o48 k1 nhwc",
+        // Rows that would collide, operands exchanged, strides; filters shared by threads, panels on cache lines.
+        "n3 c96 h16 w32 o20 k1",
+        "n2 c70 h40 w40 o24 k1 s2 nhwc",
+        "n2 c70 h41 w41 o24 k1 s3",
+        "n5 c64 h7 w7 o1600 k1",
+        "c1104 h9 w9 o130 k1 s2",
+        // Unrolled: parts of images, of rows, several images together, steps for which bands would be too large.
+        "n2 c40 h33 w33 o130 k3 p1",
+        "c3 h2 w1200 o130 k1x3 p0,1,0,1",
+        "n5 c20 h6 w6 o130 k3 s2 p1 g1 nhwc",
+        "c2300 h3 w3 o20 k4 p2",
     ] {
         let spec: ConvSpec = text.parse().unwrap();
         for integers in [true, false] {

@@ -25,8 +25,11 @@
 //! # Ok::<(), kernels::ConvError>(())
 //! ```
 
+mod bands;
 mod bias;
+mod columns;
 mod data;
+mod panels;
 mod phases;
 mod weights;
 

@@ -39,7 +39,6 @@ impl Image {
     }
 
     /// Image `n` of the input, some of its channels.
-    #[cfg(feature = "winograd")]
     pub(crate) fn input_channels(spec: &ConvSpec, n: usize, channels: Range<usize>) -> Self {
         let size = [spec.in_channels(), spec.in_height(), spec.in_width()];
         Image::new(spec.layout(), size, n, channels, 1)
@@ -106,7 +105,6 @@ impl Window {
     }
 
     /// Any rows and columns of the padded input; beyond it everything is zero.
-    #[cfg(feature = "winograd")]
     pub(crate) fn new(rows: Range<usize>, columns: Range<usize>) -> Self {
         Window { rows, first_column: columns.start, columns: columns.len() }
     }

@@ -26,15 +26,21 @@ pub(crate) struct Planes {
 impl Planes {
     /// For bands of at most `rows` output rows, read in vectors of `lanes` from every output column.
     pub(crate) fn new(spec: &ConvSpec, rows: usize, lanes: usize) -> Self {
-        let window = Window::under(spec, &(0..rows));
+        Planes::of_columns(spec, rows, spec.out_width(), lanes)
+    }
+
+    /// The same for `columns` neighbouring outputs of each row.
+    pub(crate) fn of_columns(spec: &ConvSpec, rows: usize, columns: usize, lanes: usize) -> Self {
+        let window_rows = (rows - 1) * spec.stride()[0] + spec.dilated_kernel()[0];
+        let window_columns = (columns - 1) * spec.stride()[1] + spec.dilated_kernel()[1];
         // A stride longer than the window is never taken.
-        let stride = spec.stride()[1].min(window.columns);
+        let stride = spec.stride()[1].min(window_columns);
         // The last vector of a row may start at its last multiple of `lanes`.
         let reach = (spec.dilated_kernel()[1] - 1) / stride;
-        let phase = spec.out_width().next_multiple_of(lanes) + reach;
+        let phase = columns.next_multiple_of(lanes) + reach;
         let row = (phase * stride).next_multiple_of(lanes);
         // An odd number of cache lines: channels a power of two apart would share sets of the level-1 cache.
-        Planes { stride, phase, row, channel: odd_lines(row * window.rows()) }
+        Planes { stride, phase, row, channel: odd_lines(row * window_rows) }
     }
 
     /// Of rows as they are, whatever the stride: one phase with all columns.

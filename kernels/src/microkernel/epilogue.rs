@@ -77,49 +77,59 @@ pub(super) unsafe fn start<S: Simd, const R: usize, const V: usize>(
 #[inline(always)]
 pub(super) unsafe fn finish<S: Simd, const R: usize, const V: usize>(
     simd: S,
-    acc: [[S::F32; V]; R],
+    mut acc: [[S::F32; V]; R],
     c: [*mut f32; V],
     c_row: usize,
     lanes: [usize; V],
     epilogue: &Epilogue,
 ) {
-    let (lo, hi) = (simd.splat(epilogue.limits.0), simd.splat(epilogue.limits.1));
+    // Loops of few instructions each: of longer ones the compiler keeps sums in memory rather than in registers.
     let full = lanes == [S::LANES; V];
-    if full && !epilogue.accumulate {
-        // Short reductions feel two operations for each sum that change nothing.
-        let limited = epilogue.limits != Epilogue::STORE.limits;
-        if S::STREAMS && epilogue.streams {
-            let places = c.iter().fold(c_row * 4, |places, c| places | *c as usize);
-            if places.is_multiple_of(4 * S::LANES) {
-                for (i, row) in acc.iter().enumerate() {
-                    for (j, &sum) in row.iter().enumerate() {
-                        let value = if limited { simd.clamp(sum, lo, hi) } else { sum };
-                        // SAFETY: as below, and all these places are aligned.
-                        unsafe { simd.stream(c[j].wrapping_add(i * c_row), value) };
-                    }
-                }
-                return;
+    if epilogue.accumulate && full {
+        for (i, row) in acc.iter_mut().enumerate() {
+            for (j, sum) in row.iter_mut().enumerate() {
+                // SAFETY: a whole vector at row i of c[j] is valid, by the caller's promise.
+                *sum = simd.add(*sum, unsafe { simd.load(c[j].wrapping_add(i * c_row)) });
             }
         }
+    } else if epilogue.accumulate {
+        for (i, row) in acc.iter_mut().enumerate() {
+            for (j, sum) in row.iter_mut().enumerate() {
+                // SAFETY: lanes[j] elements at row i of c[j] are valid, by the caller's promise.
+                *sum = simd.add(*sum, unsafe { simd.load_partial(c[j].wrapping_add(i * c_row), lanes[j]) });
+            }
+        }
+    }
+    // Short reductions feel two operations for each sum that change nothing.
+    if epilogue.limits != Epilogue::STORE.limits {
+        let (lo, hi) = (simd.splat(epilogue.limits.0), simd.splat(epilogue.limits.1));
+        for row in &mut acc {
+            for sum in row {
+                *sum = simd.clamp(*sum, lo, hi);
+            }
+        }
+    }
+    let places = c.iter().fold(c_row * 4, |places, c| places | *c as usize);
+    if !full {
         for (i, row) in acc.iter().enumerate() {
             for (j, &sum) in row.iter().enumerate() {
-                let value = if limited { simd.clamp(sum, lo, hi) } else { sum };
-                // SAFETY: a whole vector at row i of c[j] is valid, by the caller's promise.
-                unsafe { simd.store(c[j].wrapping_add(i * c_row), value) };
+                // SAFETY: lanes[j] elements at row i of c[j] are valid, by the caller's promise.
+                unsafe { simd.store_partial(c[j].wrapping_add(i * c_row), sum, lanes[j]) };
             }
         }
-        return;
-    }
-    for (i, row) in acc.iter().enumerate() {
-        for (j, &sum) in row.iter().enumerate() {
-            let p = c[j].wrapping_add(i * c_row);
-            let mut value = sum;
-            if epilogue.accumulate {
-                // SAFETY: lanes[j] elements at row i of c[j] are valid, by the caller's promise.
-                value = simd.add(value, unsafe { simd.load_partial(p, lanes[j]) });
+    } else if S::STREAMS && epilogue.streams && places.is_multiple_of(4 * S::LANES) {
+        for (i, row) in acc.iter().enumerate() {
+            for (j, &sum) in row.iter().enumerate() {
+                // SAFETY: as below, and all these places are aligned.
+                unsafe { simd.stream(c[j].wrapping_add(i * c_row), sum) };
             }
-            // SAFETY: as above.
-            unsafe { simd.store_partial(p, simd.clamp(value, lo, hi), lanes[j]) };
+        }
+    } else {
+        for (i, row) in acc.iter().enumerate() {
+            for (j, &sum) in row.iter().enumerate() {
+                // SAFETY: a whole vector at row i of c[j] is valid, by the caller's promise.
+                unsafe { simd.store(c[j].wrapping_add(i * c_row), sum) };
+            }
         }
     }
 }

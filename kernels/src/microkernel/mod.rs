@@ -25,12 +25,14 @@
 mod beside;
 mod epilogue;
 mod pixels;
+mod tiles;
 
 use beside::Nothing;
 pub(crate) use beside::{Asking, Beside, Copying, Fetching, beside_tile_fn};
 pub(crate) use epilogue::{Bias, Epilogue};
 use epilogue::{finish, start};
 pub(crate) use pixels::{PixelTile, PixelVector, pixel_tile_fn, pixel_tile_shape};
+pub(crate) use tiles::tiles_fn;
 
 use crate::simd::{Simd, SimdOp, prefetch};
 
