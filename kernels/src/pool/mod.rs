@@ -34,7 +34,10 @@
 
 mod axis;
 mod backward;
+mod buffered;
+mod columns;
 mod forward;
+mod owed;
 mod pairs;
 mod pairs_backward;
 mod pixels_backward;
@@ -44,6 +47,7 @@ mod planes_forward;
 mod reduction;
 mod spec;
 mod strips;
+mod takers;
 mod threes;
 mod threes_backward;
 

@@ -1,7 +1,8 @@
 //! The way back of a [pooling](super) in NCHW by 2×2 windows with stride 2, none of which padding cuts: each pixel
 //! belongs to one window at most, so that all is done in registers.
 
-use super::planes_backward::{Planes, put};
+use super::owed::put;
+use super::planes_backward::Planes;
 use super::{PoolPlan, Pooling};
 use crate::simd::{Simd, SimdOp};
 

@@ -2,6 +2,7 @@
 
 use std::ops::Range;
 
+use super::planes_backward::MOST_TAPS;
 use super::{PoolPlan, Pooling};
 use crate::simd::{Simd, SimdOp};
 
@@ -10,9 +11,6 @@ const BUFFER: usize = 1024;
 
 /// Vectors of channels that are computed together where there are as many.
 const TOGETHER: usize = 4;
-
-/// Most taps of a window that are counted exactly in f32, far beyond what any use has.
-const MOST_TAPS: usize = 1 << 20;
 
 /// Some channels of an image.
 pub(super) struct Channels<'a> {
