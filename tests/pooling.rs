@@ -110,6 +110,12 @@ fn long_rows_large_windows_and_threads() {
         spec(4, 150, 170).kernel(3, 3).stride(1, 1).padding(Padding::uniform(1)),
         spec(70, 90, 90).kernel(2, 2).batch(1),
         spec(3, 400, 400).kernel(400, 400),
+        spec(2, 7, 30).kernel(1, 3).dilation(usize::MAX, 1).stride(1, 1),
+        spec(2, 30, 7)
+            .kernel(3, 1)
+            .dilation(1, usize::MAX)
+            .stride(2, 1)
+            .padding(Padding { top: 1, ..Padding::none() }),
     ];
     for isa in isas() {
         for builder in &cases {

@@ -233,7 +233,7 @@ impl Planes<'_> {
             clear(touched..span.place.max(touched));
             clear(if y + 1 == spec.out_height() { span.place + span.taps..height } else { 0..0 });
         }
-        let pitch = spec.dilation()[0] * width;
+        let pitch = self.plan.vertical_pitch();
         let mut t = 0;
         while t < strip.columns.len() {
             let column = columns.start + STRIDE * t;
