@@ -3,7 +3,8 @@
 
 use super::axis::{Axis, Span};
 use super::columns::Source;
-use super::planes_forward::{Rows, finish};
+use super::forward::Rows;
+use super::planes_forward::finish;
 use super::reduction::Reduction;
 use super::strips::{Strip, strips};
 use crate::buffer::LINE;

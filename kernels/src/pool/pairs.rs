@@ -2,7 +2,8 @@
 //! cuts: each column belongs to one window, so that all is done in registers.
 
 use super::axis::Span;
-use super::planes_forward::{Rows, finish, load};
+use super::forward::Rows;
+use super::planes_forward::{finish, load};
 use super::reduction::{Doubt, Reduction};
 use super::strips::strips;
 use crate::simd::{Simd, SimdOp};

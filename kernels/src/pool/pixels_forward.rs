@@ -5,55 +5,33 @@ use std::ops::Range;
 
 use super::PoolPlan;
 use super::axis::Span;
+use super::forward::Rows;
 use super::reduction::Reduction;
-use crate::parallel::SharedOutput;
 use crate::simd::{Simd, SimdOp};
 
 /// Vectors of channels that are computed together where there are as many.
 const TOGETHER: usize = 4;
 
-/// Rows of outputs, counted through all images. They are the caller's alone.
-pub(super) struct Rows<'a, R> {
-    plan: &'a PoolPlan,
-    input: &'a [f32],
-    rows: Range<usize>,
-    /// The outputs of these rows.
-    out: &'a mut [f32],
-    how: PhantomData<R>,
-}
+/// Rows of outputs in NHWC.
+pub(super) struct Pixels<'a, R>(pub(super) Rows<'a, R>);
 
-impl<'a, R: Reduction> Rows<'a, R> {
-    /// # Safety
-    /// The rows lie in the output, and nobody else touches them while this is alive.
-    pub(super) unsafe fn new(
-        plan: &'a PoolPlan,
-        input: &'a [f32],
-        output: SharedOutput,
-        rows: Range<usize>,
-    ) -> Self {
-        let len = plan.spec.out_width() * plan.spec.channels();
-        // SAFETY: by the caller's promise.
-        let out = unsafe { std::slice::from_raw_parts_mut(output.at(rows.start * len), rows.len() * len) };
-        Rows { plan, input, rows, out, how: PhantomData }
-    }
-}
-
-impl<S: Simd, R: Reduction> SimdOp<S> for Rows<'_, R> {
+impl<S: Simd, R: Reduction> SimdOp<S> for Pixels<'_, R> {
     type Output = ();
     #[inline(always)]
     fn eval(self, simd: S) {
-        let spec = &self.plan.spec;
+        let Rows { plan, input, rows, out, .. } = self.0;
+        let spec = &plan.spec;
         let channels = spec.channels();
         let pixels = spec.in_height() * spec.in_width();
-        let (mut image, mut y) = (self.rows.start / spec.out_height(), self.rows.start % spec.out_height());
-        for out in self.out.chunks_exact_mut(spec.out_width() * channels) {
-            let span = self.plan.spans[0][y];
+        let (mut image, mut y) = (rows.start / spec.out_height(), rows.start % spec.out_height());
+        for out in out.chunks_exact_mut(spec.out_width() * channels) {
+            let span = plan.spans[0][y];
             if span.taps == 0 {
                 out.fill(R::IDENTITY);
             } else {
                 let row = Row::<R> {
-                    plan: self.plan,
-                    input: &self.input[(image * pixels + span.place * spec.in_width()) * channels..],
+                    plan,
+                    input: &input[(image * pixels + span.place * spec.in_width()) * channels..],
                     span,
                     out,
                     how: PhantomData,

@@ -1,43 +1,17 @@
 //! Rows of outputs of a [pooling](super) in NCHW.
 
 use std::marker::PhantomData;
-use std::ops::Range;
 
-use super::PoolPlan;
 use super::buffered::{BUFFER, Buffered, FarApart};
+use super::forward::Rows;
 use super::pairs::Pairs;
 use super::reduction::{Planes, Reduction};
 use super::threes::Threes;
-use crate::parallel::SharedOutput;
 use crate::simd::Simd;
 
-/// Rows of outputs, counted through all planes. They are the caller's alone.
-pub(super) struct Rows<'a, R> {
-    pub(super) plan: &'a PoolPlan,
-    pub(super) input: &'a [f32],
-    pub(super) rows: Range<usize>,
-    /// The outputs of these rows.
-    pub(super) out: &'a mut [f32],
-    how: PhantomData<R>,
-}
-
-impl<'a, R: Reduction> Rows<'a, R> {
-    /// # Safety
-    /// The rows lie in the output, and nobody else touches them while this is alive.
-    pub(super) unsafe fn new(
-        plan: &'a PoolPlan,
-        input: &'a [f32],
-        output: SharedOutput,
-        rows: Range<usize>,
-    ) -> Self {
-        let len = plan.spec.out_width();
-        // SAFETY: by the caller's promise.
-        let out = unsafe { std::slice::from_raw_parts_mut(output.at(rows.start * len), rows.len() * len) };
-        Rows { plan, input, rows, out, how: PhantomData }
-    }
-
-    /// Computes them.
-    pub(super) fn compute<S: Simd>(self, simd: S) {
+impl<R: Reduction> Rows<'_, R> {
+    /// Computes rows of outputs in NCHW.
+    pub(super) fn planes<S: Simd>(self, simd: S) {
         let spec = &self.plan.spec;
         let axis = spec.axis(1);
         let none_is_cut = axis.inner(spec.out_width()) == (0..spec.out_width());

@@ -8,7 +8,8 @@ use std::marker::PhantomData;
 use std::ops::Range;
 
 use super::axis::{Axis, Span};
-use super::planes_forward::{Rows, finish};
+use super::forward::Rows;
+use super::planes_forward::finish;
 use super::reduction::{Doubt, Reduction};
 use super::strips::strips;
 use crate::simd::{Simd, SimdOp};
