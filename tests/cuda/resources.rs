@@ -111,7 +111,7 @@ fn read_log(log: &str) -> BTreeMap<String, Taken> {
 
 /// NVRTC, by the path in CONV_NVRTC_REAL, with its builtins, which it looks for by name.
 struct Nvrtc {
-    library: Library,
+    loaded: Library,
     _builtins: Vec<Library>,
 }
 
@@ -125,12 +125,12 @@ impl Nvrtc {
         let builtins = beside.filter(|path| path.to_string_lossy().contains("libnvrtc-builtins.so"));
         // SAFETY: these are NVIDIA's libraries, or what the environment names in their place.
         let open = |path: PathBuf| unsafe { Library::new(path) }.unwrap();
-        Nvrtc { _builtins: builtins.map(open).collect(), library: open(path.to_owned()) }
+        Nvrtc { _builtins: builtins.map(open).collect(), loaded: open(path.to_owned()) }
     }
 
     fn get<F>(&self, name: &str) -> Symbol<'_, F> {
         // SAFETY: callers give the types of nvrtc.h.
-        unsafe { self.library.get(name) }.unwrap_or_else(|error| panic!("{name}: {error}"))
+        unsafe { self.loaded.get(name) }.unwrap_or_else(|error| panic!("{name}: {error}"))
     }
 
     fn version(&self) -> (c_int, c_int) {

@@ -66,7 +66,7 @@ pub(crate) struct Facts {
 /// The driver, started.
 #[derive(Debug)]
 pub(crate) struct Driver {
-    library: Library,
+    loaded: Library,
     /// The newest CUDA version it supports.
     pub(crate) version: (u32, u32),
     pub(crate) devices: Vec<Facts>,
@@ -101,7 +101,7 @@ impl Driver {
             return Err(Unavailable::NoDriver { library: name, reason });
         }
         let (version, devices) = Calls::of(&library).ok_or_else(|| lacks(FUNCTIONS[0]))?.facts()?;
-        Ok(Driver { library, version, devices })
+        Ok(Driver { loaded: library, version, devices })
     }
 
     /// What is known of a GPU.
@@ -112,7 +112,7 @@ impl Driver {
 
     /// Whether the driver has a function; through cudarc one that it lacks is a panic.
     pub(crate) fn has(&self, function: &str) -> bool {
-        has(&self.library, function)
+        has(&self.loaded, function)
     }
 }
 
